@@ -1,0 +1,50 @@
+"""effnet_builder: convolutional networks as YAML specs, validated, costed, compiled to torch modules and trained.
+
+    spec = load_spec("efficientnet-b4")     # what a person wrote
+    plan = resolve(spec, resolution=320)    # what it means: every number decided
+    cost = analyze(plan)                    # what it costs
+    model = build_model(plan)               # the torch.nn.Module
+
+Importing this package does not import torch; touching `build_model` does.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .arch.analysis import Analysis, Cost, analyze
+from .arch.plan import Plan
+from .arch.resolve import resolve
+from .arch.spec import ArchSpec, ScalingWarning, load_spec
+from .config import ConfigError
+
+if TYPE_CHECKING:
+    from .models.network import Network, build_model
+
+__all__ = [
+    "Analysis",
+    "ArchSpec",
+    "ConfigError",
+    "Cost",
+    "Network",
+    "Plan",
+    "ScalingWarning",
+    "analyze",
+    "build_model",
+    "load_spec",
+    "resolve",
+]
+
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("Network", "build_model"):
+        from .models import network
+
+        return getattr(network, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,1 @@
+"""Specs, plans and their costs: standard library and pydantic only, never torch."""

@@ -1,0 +1,201 @@
+"""`build-arch`: check a spec, show what it means and costs, build it without memory, save a variant."""
+
+from __future__ import annotations
+
+import json
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..arch.analysis import analyze
+from ..arch.plan import Plan
+from ..arch.resolve import resolve
+from ..arch.spec import ArchSpec, load_spec, variant_overrides
+from ..arch.summary import align, render_summary, si, summary_data, totals_line
+from ..config import Mark, Node, dump_yaml, node_of, parse_assignments, plain, shipped, write_whole
+from .console import echo, fail, names, print_version, reporting
+
+app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
+class Format(str, Enum):
+    """How a summary or list is printed."""
+
+    table = "table"
+    json = "json"
+
+
+@app.command()
+def build_arch(
+    spec: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="SPEC",
+            help="A shipped archspec by name (see --list), or a YAML file by path.",
+            autocompletion=lambda incomplete: names("archspecs", incomplete),
+            show_default=False,
+        ),
+    ] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Print the stage table: px, channels, params, MACs. Imports no torch.")
+    ] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Print torchinfo's table of the real module. Allocates no weights.")
+    ] = False,
+    list_specs: Annotated[
+        bool, typer.Option("--list", help="List the shipped archspecs with params and MACs.")
+    ] = False,
+    phi: Annotated[
+        float | None,
+        typer.Option(help="Scale by alpha, beta, gamma raised to PHI, instead of the spec's multipliers."),
+    ] = None,
+    width: Annotated[float | None, typer.Option(help="Multiply the channels by WIDTH.")] = None,
+    depth: Annotated[float | None, typer.Option(help="Multiply the blocks of each stage by DEPTH.")] = None,
+    resolution: Annotated[float | None, typer.Option(help="Image size in px.")] = None,
+    num_classes: Annotated[int | None, typer.Option(help="Outputs of the classifier.")] = None,
+    in_channels: Annotated[int | None, typer.Option(help="Channels of the image.")] = None,
+    assignments: Annotated[
+        list[str],
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Replace any value, as in stages[2].kernel_size=3. May be repeated."
+        ),
+    ] = [],  # noqa: B006
+    format_: Annotated[
+        Format, typer.Option("--format", help="Of --summary and --list. Alone, json implies --summary.")
+    ] = Format.table,
+    save: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.yaml", help="Write the network, with all changes, as a spec that loads again."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    r"""Build a convolutional network from a YAML spec.
+
+    Without options: check the spec, lay out the network, build the torch module without allocating its weights,
+    compare the two, and print one line.
+
+    \b
+    build-arch efficientnet-b0 --summary
+    build-arch efficientnet-b0 --phi 3 --save mine.yaml
+    build-arch mine.yaml --set stages[2].kernel_size=3 --format json
+    """
+    if list_specs:
+        if spec is not None or summary or layers or save is not None:
+            raise fail("--list stands alone; drop SPEC and the other options, or --list")
+        with reporting("nothing was listed."):
+            echo(_list(format_))
+        return
+    if spec is None:
+        raise fail("Missing SPEC: the name of an archspec (see build-arch --list) or a YAML file. Try --help.")
+    if layers and (summary or format_ is Format.json):
+        raise fail("--layers prints torchinfo's table only; drop --summary and --format json, or --layers")
+    with reporting("nothing was built."):
+        flags = variant_overrides(
+            phi=phi, width=width, depth=depth, resolution=resolution, num_classes=num_classes, in_channels=in_channels
+        )
+        changes = _changes(flags, assignments)
+        loaded = load_spec(spec, changes)
+        plan = resolve(loaded)
+        if save is not None:
+            _save(loaded, plan, save, changes)
+        if layers:
+            echo(_layers(plan))
+        elif format_ is Format.json:
+            echo(json.dumps(summary_data(plan, analyze(plan)), indent=2))
+        elif summary:
+            echo(render_summary(plan, analyze(plan)))
+        else:
+            echo(_check(plan))
+
+
+def main() -> None:
+    """Entry point of `build-arch`."""
+    app(prog_name="build-arch")
+
+
+def _changes(flags: dict[str, object], assignments: list[str]) -> dict[str, Node]:
+    """Flags and `--set` arguments as changes of the document, each marked with the argument it came from."""
+    changes = {}
+    for path, value in flags.items():
+        flag = path.rpartition(".")[2].replace("_", "-")
+        changes[path] = node_of(value, Mark(f"--{flag} {value}"))
+    return changes | parse_assignments(assignments)
+
+
+def _check(plan: Plan) -> str:
+    import torch
+
+    from ..models.network import Network
+    from ..models.verify import differences
+
+    with torch.device("meta"):
+        model = Network(plan)
+    found = differences(model, plan)
+    if found:
+        raise fail("\n".join(["plan and module disagree; this is a bug of effnet_builder:", *found]), code=1)
+    return f"{totals_line(plan, analyze(plan))}; {len(plan.blocks)} blocks; plan and module agree"
+
+
+def _layers(plan: Plan) -> str:
+    import torch
+    import torchinfo
+
+    from ..models.network import Network
+
+    with torch.device("meta"):
+        model = Network(plan)
+    size = (1, plan.in_channels, plan.resolution, plan.resolution)
+    columns = ("kernel_size", "output_size", "num_params", "mult_adds")
+    table = torchinfo.summary(
+        model, size, device="meta", depth=5, verbose=0, col_names=columns, row_settings=("depth", "var_names")
+    )
+    return str(table)
+
+
+def _list(format_: Format) -> str:
+    plans = [resolve(load_spec(name)) for name in shipped("archspecs")]
+    if format_ is Format.json:
+        return json.dumps([summary_data(plan, analyze(plan)) for plan in plans], indent=2)
+    rows = []
+    for plan in plans:
+        total, published = analyze(plan).total, plan.spec.published
+        top1 = "" if published is None or published.top1 is None else f"{published.top1:.1f}"
+        rows.append((plan.name, str(plan.resolution), f"{total.params:,}", si(total.macs), top1))
+    table = align(("name", "px", "params", "MACs", "published top-1"), rows)
+    return "\n".join([*table, "", "MACs: multiply-adds of convolutions and linear layers, one image."])
+
+
+def _save(spec: ArchSpec, plan: Plan, file: Path, changes: dict[str, Node]) -> None:
+    """Write the spec, whole, with `extends` and all changes worked in."""
+    if file.suffix not in (".yaml", ".yml"):
+        raise fail(f"--save {file}: expected a name that ends in .yaml")
+    if file.exists():
+        raise fail(f"--save {file}: exists already, and is not overwritten")
+    assert spec.document is not None
+    tree = plain(spec.document.root)
+    assert isinstance(tree, dict)
+    if changes:
+        said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
+        tree |= {"name": file.stem, "description": f"{spec.name} with {said}"[:2000]}
+        tree.pop("published", None)
+    ordered = {key: _without_nulls(tree[key]) for key in ArchSpec.model_fields if tree.get(key) is not None}
+    header = f"# {totals_line(plan, analyze(plan))}. Written by effnet_builder {__version__}.\n"
+    try:
+        write_whole(file, header + dump_yaml(ordered))
+    except OSError as error:
+        raise fail(f"--save {file}: {error.strerror or error}") from None
+    echo(f"wrote {file}", err=True)
+
+
+def _without_nulls(value: object) -> object:
+    """Nulls say the default, here always 'not given'."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    if isinstance(value, list):
+        return [_without_nulls(child) for child in value]
+    return value

@@ -1,0 +1,172 @@
+"""A document by name or path, with what it `extends` and what the caller overrides merged in."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path as File
+from typing import Literal
+
+from .errors import ConfigError, Mark, Path, Problem, format_value, shorten
+from .reading import Document, Node, node_of, parse_yaml, plain, read_document
+
+Kind = Literal["archspecs", "recipes"]
+
+_MAX_CHAIN = 8
+_SUFFIXES = (".yaml", ".yml")
+# What a document says of itself is not true of one that extends it.
+_NOT_INHERITED = ("name", "description", "source", "published")
+
+
+def shipped(kind: Kind) -> dict[str, File]:
+    """The documents that come with the package, by name, in reading order."""
+    package = File(__file__).parent.parent
+    # In a wheel the folders lie inside the package, in a checkout beside it.
+    folder = next(place for place in (package / kind, package.parent / kind) if place.is_dir())
+    return {file.stem: file for file in sorted(folder.rglob("*.yaml"), key=_natural)}
+
+
+def load_document(source: str | os.PathLike[str], kind: Kind) -> Document:
+    """Read a shipped document by name, or a file by path (it has a folder or ends in .yaml), through its `extends`.
+
+    Raises ConfigError for an unknown name, an unreadable file, a cycle, or a path that leaves the file's folder.
+    """
+    name = os.fspath(source)
+    if not _is_path(name):
+        file = _shipped_file(name, kind, Mark(""))
+        return _load(file, str(file), file.parent, kind, ())
+    return _load(File(name), name, File(name).parent, kind, ())
+
+
+def override(document: Document, changes: Mapping[str, Node]) -> Document:
+    """The document with values replaced, each named by its path (`scaling.phi`, `stages[2].stride`)."""
+    problems = list(document.problems)
+    root = document.root
+    for path, value in changes.items():
+        if not re.fullmatch(r"\w+(\.\w+|\[\d+\])*", path):
+            problems.append(Problem(f"expected a path such as stages[2].stride, found {path!r}", mark=value.mark))
+            continue
+        nested = value
+        for part in reversed(re.findall(r"\w+", path)):
+            nested = Node({part: nested}, value.mark, value.mark)
+        root = _merge(root, nested, (), problems)
+    return Document(root, tuple(problems))
+
+
+def parse_assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Node]:
+    """`path=value` arguments to values by path, read by the rules of the YAML files. Raises ConfigError."""
+    values: dict[str, Node] = {}
+    problems: list[Problem] = []
+    for text in texts:
+        mark = Mark(f"{flag} {shorten(text)}")
+        path, equals, value = text.partition("=")
+        if not equals or not path.strip():
+            problems.append(Problem("expected path=value, such as stages[2].stride=1", mark=mark))
+            continue
+        try:
+            document = parse_yaml(value, mark.source) if value.strip() else Document(node_of(None, mark))
+        except ConfigError as error:
+            problems += [replace(found, mark=mark) for found in error.problems]
+            continue
+        problems += [replace(found, path=(), mark=mark) for found in document.problems]
+        values[path.strip()] = node_of(plain(document.root), mark)
+    if problems:
+        raise ConfigError(problems)
+    return values
+
+
+def nearest(word: str, allowed: list[str]) -> str:
+    """`"; did you mean 'x'?"` for the allowed word that is most like `word`, or nothing."""
+    close = difflib.get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _load(file: File, label: str, root: File, kind: Kind, chain: tuple[File, ...]) -> Document:
+    document = read_document(label)
+    node = document.root
+    if not isinstance(node.value, dict):
+        raise ConfigError([Problem("expected a mapping of keys to values", mark=node.mark)])
+    parent = node.value.pop("extends", None)
+    if parent is None:
+        return document
+    mark = parent.mark
+    if not isinstance(parent.value, str):
+        raise ConfigError([Problem("expected the name or path of one spec", ("extends",), mark=mark)])
+    chain = (*chain, file.resolve())
+    target, target_root = _extended_file(parent.value, file, root, kind, mark)
+    if target.resolve() in chain:
+        names = " -> ".join(link.name for link in (*chain, target))
+        raise ConfigError([Problem(f"a cycle: {names}", ("extends",), format_value(parent.value), mark)])
+    if len(chain) > _MAX_CHAIN:
+        raise ConfigError([Problem(f"a chain of more than {_MAX_CHAIN} files", ("extends",), mark=mark)])
+    base = _load(target, os.path.normpath(target), target_root, kind, chain)
+    assert isinstance(base.root.value, dict)
+    for key in _NOT_INHERITED:
+        base.root.value.pop(key, None)
+    problems = [*base.problems, *document.problems]
+    return Document(_merge(base.root, node, (), problems), tuple(problems))
+
+
+def _extended_file(name: str, file: File, root: File, kind: Kind, mark: Mark) -> tuple[File, File]:
+    """The file that `extends: name` means, and the folder that its own `extends` may not leave."""
+    if not _is_path(name):
+        sibling = file.parent / f"{name}.yaml"
+        target = _shipped_file(name, kind, mark, f"./{name}.yaml" if sibling.is_file() else None)
+        return target, target.parent
+    target = file.parent / name
+    try:
+        inside = target.resolve().is_relative_to(root.resolve())
+    except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
+        inside = False
+    if not inside or os.path.isabs(name):
+        allowed = "expected a shipped name or a relative path that stays inside the folder of the spec"
+        raise ConfigError([Problem(allowed, ("extends",), format_value(name), mark)])
+    return target, root
+
+
+def _shipped_file(name: str, kind: Kind, mark: Mark, sibling: str | None = None) -> File:
+    files = shipped(kind)
+    if name in files:
+        return files[name]
+    what = {"archspecs": "archspec", "recipes": "recipe"}[kind]
+    hint = f"; did you mean {sibling!r}?" if sibling else nearest(name, list(files))
+    if not hint:
+        hint = f"; there are {', '.join(list(files)[:6])}, ..." if len(files) > 6 else f"; there are {', '.join(files)}"
+    message = f"no {what} has this name{hint}"
+    if mark.source:
+        raise ConfigError([Problem(message, ("extends",), format_value(name), mark)])
+    raise ConfigError([Problem(message, mark=Mark(shorten(name)))])
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(_SUFFIXES) or "/" in name or os.sep in name
+
+
+def _merge(base: Node, over: Node, path: Path, problems: list[Problem]) -> Node:
+    """`over` on top of `base`: mappings merge, a mapping of indices changes items of a list, all else replaces."""
+    if not isinstance(over.value, dict):
+        return over
+    if isinstance(base.value, list) and over.value and all(key.isdecimal() for key in over.value):
+        items = list(base.value)
+        for key, child in over.value.items():
+            index = int(key)
+            if index < len(items):
+                items[index] = _merge(items[index], child, (*path, index), problems)
+            else:
+                allowed = f"expected an index from 0 to {len(items) - 1}" if items else "the list is empty"
+                problems.append(Problem(allowed, (*path, index), mark=child.key_mark))
+        return Node(items, base.mark, base.key_mark)
+    if isinstance(base.value, dict):
+        merged = dict(base.value)
+        for key, child in over.value.items():
+            merged[key] = _merge(merged[key], child, (*path, key), problems) if key in merged else child
+        return Node(merged, over.mark, over.key_mark)
+    return over
+
+
+def _natural(file: File) -> list[int | str]:
+    """Sort key that puts b2 before b10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(file))]

@@ -1,0 +1,214 @@
+"""The strict pydantic base of specs and recipes, and its errors turned into located problems."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic_core import ErrorDetails
+
+from .documents import nearest
+from .errors import ConfigError, Mark, Path, Problem, format_value
+from .reading import Document, Node, plain
+
+
+class StrictModel(BaseModel):
+    """Immutable data: unknown keys, silent conversions, NaN and infinities are refused."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+    )
+    _document: Document | None = PrivateAttr(None)
+
+    def __eq__(self, other: object) -> bool:
+        # Two specs are equal if they say the same, wherever they were written.
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    @property
+    def document(self) -> Document | None:
+        """What this was loaded from, with the place of every value; None if it was made in Python."""
+        return self._document
+
+    def error(self, problems: Iterable[Problem]) -> ConfigError:
+        """The problems as an error, each located where this document says it."""
+        if self._document is None:
+            return ConfigError(problems)
+        root = self._document.root
+        return ConfigError(
+            Problem(found.message, found.path, found.value, found.mark or _locate(root, found.path)[1])
+            for found in problems
+        )
+
+
+Model = TypeVar("Model", bound=StrictModel)
+
+
+def validate(model: type[Model], document: Document) -> Model:
+    """The document as a `model`. Raises ConfigError with every mistake of the document."""
+    try:
+        result = model.model_validate(plain(document.root))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=True)
+        raise ConfigError(_distinct([*document.problems, *_problems(model, document.root, found)])) from None
+    if document.problems:
+        raise ConfigError(document.problems)
+    result._document = document
+    return result
+
+
+def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) -> list[Problem]:
+    schema = model.model_json_schema()
+    extra = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
+    found = []
+    for error in errors:
+        path = _real_path(root, error["loc"])
+        misspelt = [str(loc[-1]) for loc in extra if loc[:-1] == error["loc"][:-1]]
+        if error["type"] == "missing" and nearest(str(error["loc"][-1]), misspelt):
+            continue  # the unknown key beside it says what was meant
+        if error["type"] == "too_short" and any(
+            _real_path(root, other["loc"])[: len(path)] == path for other in errors if other is not error
+        ):
+            continue  # pydantic counts only the valid items
+        found.append(_problem(schema, root, path, error))
+    return found
+
+
+def _problem(schema: dict[str, Any], root: Node, path: Path, error: ErrorDetails) -> Problem:
+    node, mark = _locate(root, path)
+    match error["type"]:
+        case "extra_forbidden":
+            keys = sorted(_allowed_keys(schema, error["loc"][:-1]))
+            hint = nearest(str(path[-1]), keys) or f"; allowed are {', '.join(keys)}"
+            return Problem(f"unknown key{hint}", path, mark=(node and node.key_mark) or mark)
+        case "missing":
+            return Problem(f"missing; expected {_describe(schema, _at(schema, error['loc']))}", path, mark=mark)
+        case "union_tag_not_found":
+            tag = str(error["ctx"]["discriminator"]).strip("'")
+            return Problem(f"missing; expected {_tags(schema, error['loc'])}", (*path, tag), mark=mark)
+        case "union_tag_invalid":
+            tag = str(error["ctx"]["discriminator"]).strip("'")
+            inner, mark = _locate(root, (*path, tag))
+            hint = nearest(str(error["ctx"]["tag"]), list(_at(schema, error["loc"])["discriminator"]["mapping"]))
+            return Problem(f"expected {_tags(schema, error['loc'])}{hint}", (*path, tag), _shown(inner), mark)
+        case "value_error":
+            return Problem(str(error["ctx"]["error"]), path, _shown(node), mark)
+    allowed = _at(schema, error["loc"])
+    words = [word for option in _options(schema, allowed) for word in option.get("enum", []) if isinstance(word, str)]
+    hint = nearest(node.value, words) if node and isinstance(node.value, str) else ""
+    return Problem(f"expected {_describe(schema, allowed)}{hint}", path, _shown(node), mark)
+
+
+def _distinct(problems: list[Problem]) -> list[Problem]:
+    """One problem a value: what the reader and what the model say of it go into one line."""
+    merged: dict[object, Problem] = {}
+    for found in problems:
+        key = (found.mark, found.path)
+        first = merged.get(key)
+        merged[key] = found if first is None else replace(found, message=f"{found.message}; {first.message}")
+    return list(merged.values())
+
+
+def _shown(node: Node | None) -> str | None:
+    return None if node is None else format_value(node.value)
+
+
+def _locate(root: Node, path: Path) -> tuple[Node | None, Mark]:
+    """The node at `path`, or None, and the place of that node or of the nearest mapping around it."""
+    node = root
+    for part in path:
+        child: Node | None = None
+        if isinstance(node.value, dict):
+            child = node.value.get(str(part))
+        elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+            child = node.value[part]
+        if child is None:
+            return None, node.mark
+        node = child
+    return node, node.mark
+
+
+def _real_path(root: Node, loc: tuple[str | int, ...]) -> Path:
+    """Pydantic's location without the union tags that it puts between the keys."""
+    path: list[str | int] = []
+    for depth, part in enumerate(loc):
+        last = depth == len(loc) - 1
+        if last or isinstance(part, int) or _locate(root, (*path, part))[0] is not None:
+            path.append(part)
+    return tuple(path)
+
+
+# What is allowed is read from the model's JSON schema: one plain-data statement of all types, bounds and choices.
+
+
+def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    if "$ref" in node:
+        resolved: dict[str, Any] = schema["$defs"][node["$ref"].rpartition("/")[2]]
+        return resolved
+    return node
+
+
+def _options(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
+    return [_resolved(schema, option) for option in node.get("anyOf", [node])]
+
+
+def _at(schema: dict[str, Any], loc: tuple[str | int, ...]) -> dict[str, Any]:
+    """The part of the JSON schema that describes the value at pydantic's location `loc`."""
+    node = schema
+    for part in loc:
+        for option in _options(schema, _resolved(schema, node)):
+            if isinstance(part, int) and "items" in option:
+                node = _resolved(schema, option["items"])
+            elif part in option.get("properties", {}):
+                node = _resolved(schema, option["properties"][part])
+            elif part in option.get("discriminator", {}).get("mapping", {}):
+                node = _resolved(schema, {"$ref": option["discriminator"]["mapping"][part]})
+            else:
+                continue
+            break
+    return node
+
+
+def _allowed_keys(schema: dict[str, Any], loc: tuple[str | int, ...]) -> set[str]:
+    return {key for option in _options(schema, _at(schema, loc)) for key in option.get("properties", {})}
+
+
+def _tags(schema: dict[str, Any], loc: tuple[str | int, ...]) -> str:
+    return " or ".join(repr(tag) for tag in _at(schema, loc)["discriminator"]["mapping"])
+
+
+def _describe(schema: dict[str, Any], node: dict[str, Any]) -> str:
+    """What a value may be, in words: `a whole number from 1 to 1000`, `'symmetric' or 'same'`."""
+    options = [option for option in _options(schema, node) if option.get("type") != "null"]
+    if len(options) > 1:
+        return " or ".join(_describe(schema, option) for option in options)
+    option = options[0]
+    if "const" in option or "enum" in option:
+        words = [repr(word) for word in option.get("enum", [option.get("const")])]
+        return " or ".join(words) if len(words) < 3 else ", ".join(words[:-1]) + f" or {words[-1]}"
+    match option.get("type"):
+        case "integer":
+            return "a whole number" + _bounds(option)
+        case "number":
+            return "a number" + _bounds(option)
+        case "string" if "pattern" in option:
+            return f"{option.get('description', 'text')} ({option['pattern']})"
+        case "string":
+            return "text" + (f" of at most {option['maxLength']} characters" if "maxLength" in option else "")
+        case "boolean":
+            return "true or false"
+        case "array":
+            least, most = option.get("minItems"), option.get("maxItems")
+            count = f" of {least} to {most} items" if least and most else " with at least one item" if least else ""
+            return "a list" + count
+    keys = list(option.get("properties", {}))
+    return "a mapping" + (f" with {', '.join(keys)}" if keys else "")
+
+
+def _bounds(option: dict[str, Any]) -> str:
+    low, above = option.get("minimum"), option.get("exclusiveMinimum")
+    high, below = option.get("maximum"), option.get("exclusiveMaximum")
+    lower = f"from {low:,}" if low is not None else f"above {above:,}" if above is not None else ""
+    upper = f"to {high:,}" if high is not None else f"below {below:,}" if below is not None else ""
+    return "".join(f" {bound}" for bound in (lower, upper) if bound)

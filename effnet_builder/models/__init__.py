@@ -1,0 +1,1 @@
+"""Plans compiled to torch modules."""

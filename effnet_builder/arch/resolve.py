@@ -19,7 +19,6 @@ from .spec import (
     Rounding,
     SqueezeExcite,
     variant_overrides,
-    vary,
 )
 
 MAX_PARAMS = 10**12
@@ -43,7 +42,7 @@ def resolve(
     changes = variant_overrides(
         phi=phi, width=width, depth=depth, resolution=resolution, num_classes=num_classes, in_channels=in_channels
     )
-    return _Resolver(vary(spec, changes)).plan()
+    return _Resolver(spec.vary(changes)).plan()
 
 
 Setting = TypeVar("Setting", Norm, SqueezeExcite)

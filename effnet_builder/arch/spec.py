@@ -9,16 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from ..config import (
-    Document,
-    Mark,
-    Node,
-    StrictModel,
-    load_document,
-    node_of,
-    override,
-    validate,
-)
+from ..config import StrictModel, load_document, nodes_of, override, validate
 from .scaling import compound_growth
 
 MAX_CHANNELS = 1_000_000
@@ -208,18 +199,10 @@ def load_spec(source: str | os.PathLike[str], overrides: Mapping[str, object] | 
     `overrides={"stages[2].stride": 1}`. Raises ConfigError with every mistake; warns (ScalingWarning) where
     alpha * beta² * gamma² is far from 2.
     """
-    document = override(load_document(source, "archspecs"), _nodes(overrides or {}))
+    document = override(load_document(source, "archspecs"), nodes_of(overrides or {}))
     spec = validate(ArchSpec, document)
     _check_growth(spec)
     return spec
-
-
-def vary(spec: ArchSpec, overrides: Mapping[str, object]) -> ArchSpec:
-    """A copy of the spec with values replaced, each named by its path (`scaling.phi`, `stages[2].stride`)."""
-    if not overrides:
-        return spec
-    document = spec.document or Document(node_of(spec.model_dump(exclude_unset=True), Mark("")))
-    return validate(ArchSpec, override(document, _nodes(overrides)))
 
 
 def variant_overrides(**values: float | None) -> dict[str, object]:
@@ -232,13 +215,6 @@ def variant_overrides(**values: float | None) -> dict[str, object]:
         if value is not None:
             changes[paths.get(name, f"scaling.{name}")] = int(value) if value % 1 == 0 else value
     return changes
-
-
-def _nodes(overrides: Mapping[str, object]) -> dict[str, Node]:
-    return {
-        path: value if isinstance(value, Node) else node_of(value, Mark(f"{path}={value}"))
-        for path, value in overrides.items()
-    }
 
 
 def _check_growth(spec: ArchSpec) -> None:

@@ -15,7 +15,7 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import ArchSpec, load_spec, variant_overrides
 from ..arch.summary import align, render_summary, si, summary_data, totals_line
-from ..config import Mark, Node, dump_yaml, node_of, parse_assignments, plain, shipped, write_whole
+from ..config import Mark, Node, node_of, parse_assignments, shipped, write_whole
 from .console import echo, fail, names, print_version, reporting
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
@@ -176,26 +176,12 @@ def _save(spec: ArchSpec, plan: Plan, file: Path, changes: dict[str, Node]) -> N
         raise fail(f"--save {file}: expected a name that ends in .yaml")
     if file.exists():
         raise fail(f"--save {file}: exists already, and is not overwritten")
-    assert spec.document is not None
-    tree = plain(spec.document.root)
-    assert isinstance(tree, dict)
     if changes:
         said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
-        tree |= {"name": file.stem, "description": f"{spec.name} with {said}"[:2000]}
-        tree.pop("published", None)
-    ordered = {key: _without_nulls(tree[key]) for key in ArchSpec.model_fields if tree.get(key) is not None}
+        spec = spec.vary({"name": file.stem, "description": f"{spec.name} with {said}"[:2000], "published": None})
     header = f"# {totals_line(plan, analyze(plan))}. Written by effnet_builder {__version__}.\n"
     try:
-        write_whole(file, header + dump_yaml(ordered))
+        write_whole(file, header + spec.to_yaml())
     except OSError as error:
         raise fail(f"--save {file}: {error.strerror or error}") from None
     echo(f"wrote {file}", err=True)
-
-
-def _without_nulls(value: object) -> object:
-    """Nulls say the default, here always 'not given'."""
-    if isinstance(value, dict):
-        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
-    if isinstance(value, list):
-        return [_without_nulls(child) for child in value]
-    return value

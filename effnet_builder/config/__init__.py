@@ -1,10 +1,10 @@
 """Reading and writing what people write: YAML with positions, `extends`, overrides, strict models, located errors."""
 
-from .documents import Kind, load_document, override, parse_assignments, shipped
+from .documents import Kind, load_document, nodes_of, override, parse_assignments, shipped
 from .errors import ConfigError, Mark, Path, Problem, format_value
 from .models import StrictModel, validate
-from .reading import Document, Node, node_of, plain
-from .writing import dump_yaml, write_whole
+from .reading import Document, Node, node_of
+from .writing import write_whole
 
 __all__ = [
     "ConfigError",
@@ -15,13 +15,12 @@ __all__ = [
     "Path",
     "Problem",
     "StrictModel",
-    "dump_yaml",
     "format_value",
     "load_document",
     "node_of",
+    "nodes_of",
     "override",
     "parse_assignments",
-    "plain",
     "shipped",
     "validate",
     "write_whole",

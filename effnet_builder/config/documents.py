@@ -78,6 +78,14 @@ def parse_assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, No
     return values
 
 
+def nodes_of(overrides: Mapping[str, object]) -> dict[str, Node]:
+    """Overrides given in Python as changes of a document; nodes stay as they are."""
+    return {
+        path: value if isinstance(value, Node) else node_of(value, Mark(f"{path}={value}"))
+        for path, value in overrides.items()
+    }
+
+
 def nearest(word: str, allowed: list[str]) -> str:
     """`"; did you mean 'x'?"` for the allowed word that is most like `word`, or nothing."""
     close = difflib.get_close_matches(word.lower(), allowed, n=1, cutoff=0.6)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
-from .documents import nearest
+from .documents import nearest, nodes_of, override
 from .errors import ConfigError, Mark, Path, Problem, format_value
-from .reading import Document, Node, plain
+from .reading import Document, Node, node_of, plain
+from .writing import dump_yaml
+
+Model = TypeVar("Model", bound="StrictModel")
 
 
 class StrictModel(BaseModel):
@@ -31,6 +34,21 @@ class StrictModel(BaseModel):
         """What this was loaded from, with the place of every value; None if it was made in Python."""
         return self._document
 
+    def vary(self: Model, overrides: Mapping[str, object]) -> Model:
+        """A copy with values replaced, each named by its path (`stages[2].stride`). Raises ConfigError."""
+        if not overrides:
+            return self
+        document = self._document or Document(node_of(self.model_dump(exclude_unset=True), Mark("")))
+        return validate(type(self), override(document, nodes_of(overrides)))
+
+    def to_yaml(self) -> str:
+        """The document, with `extends` and overrides worked in, in the order of the fields; loads as an equal model."""
+        tree = plain(self._document.root) if self._document else self.model_dump(mode="json", exclude_unset=True)
+        assert isinstance(tree, dict)
+        return dump_yaml(
+            {key: _without_nulls(tree[key]) for key in type(self).model_fields if tree.get(key) is not None}
+        )
+
     def error(self, problems: Iterable[Problem]) -> ConfigError:
         """The problems as an error, each located where this document says it."""
         if self._document is None:
@@ -40,9 +58,6 @@ class StrictModel(BaseModel):
             Problem(found.message, found.path, found.value, found.mark or _locate(root, found.path)[1])
             for found in problems
         )
-
-
-Model = TypeVar("Model", bound=StrictModel)
 
 
 def validate(model: type[Model], document: Document) -> Model:
@@ -56,6 +71,15 @@ def validate(model: type[Model], document: Document) -> Model:
         raise ConfigError(document.problems)
     result._document = document
     return result
+
+
+def _without_nulls(value: object) -> object:
+    """A null says 'not given', which leaving the key out says too."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(child) for key, child in value.items() if child is not None}
+    if isinstance(value, list):
+        return [_without_nulls(child) for child in value]
+    return value
 
 
 def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) -> list[Problem]:

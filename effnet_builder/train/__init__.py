@@ -1,0 +1,1 @@
+"""Training of any `torch.nn.Module` by a recipe: knows no architecture."""

@@ -1,0 +1,74 @@
+"""The input path on the device: uint8 images to normalized float batches, augmented image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .data import ImageSet
+from .recipe import Augment, Normalize
+
+
+@dataclass(frozen=True)
+class InputPath:
+    """uint8 (N, C, H, W) to float (N, C, R, R): resize, flip, padded crop, normalize."""
+
+    resolution: int
+    normalize: Normalize
+    augment: Augment
+
+    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A batch for the network; augmented with draws of `generator`, where there is one."""
+        x = images.float().div_(255)
+        if x.shape[-2:] != (self.resolution, self.resolution):
+            size = (self.resolution, self.resolution)
+            x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
+        if generator is not None and self.augment.horizontal_flip:
+            mirrored = torch.rand(len(x), generator=generator) < 0.5
+            x = torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
+        if generator is not None and self.augment.crop_padding:
+            x = random_crop(x, self.augment.crop_padding, generator)
+        mean, std = (
+            torch.tensor(values, device=x.device)[:, None, None] for values in (self.normalize.mean, self.normalize.std)
+        )
+        return (x - mean) / std
+
+    def batches(
+        self, data: ImageSet, batch_size: int, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of images and labels: in order, or in random order and augmented, where there is a generator.
+
+        In random order a last batch of a single image is left out: batch norm cannot train on it.
+        """
+        count = len(data)
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
+        for index in order.to(data.labels.device).split(batch_size):
+            if generator is None or len(index) > 1:
+                yield self(data.images[index], generator), data.labels[index]
+
+
+def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
+    """A random R x R window of each image (N, C, R, R) with `padding` px of zeros around it."""
+    count, _, height, width = x.shape
+    top, left = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(x.device)
+    padded = F.pad(x, (padding,) * 4)
+    image = torch.arange(count, device=x.device)[:, None, None]
+    row = (top[:, None] + torch.arange(height, device=x.device))[:, :, None]
+    column = (left[:, None] + torch.arange(width, device=x.device))[:, None, :]
+    return padded[image, :, row, column].permute(0, 3, 1, 2)
+
+
+def measure(data: ImageSet) -> Normalize:
+    """Mean and standard deviation of each channel over all images; 1 where a channel is constant."""
+    sums = torch.zeros(2, data.images.shape[1], dtype=torch.float64)
+    for chunk in data.images.split(1024):
+        x = chunk.double().div_(255)
+        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]).cpu()
+    mean, square = sums / (data.images.numel() / data.images.shape[1])
+    std = (square - mean**2).clamp(min=0).sqrt()
+    std = torch.where(std < 1e-6, torch.ones_like(std), std)
+    return Normalize(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

@@ -21,7 +21,7 @@ from .spec import (
     variant_overrides,
 )
 
-MAX_PARAMS = 10**12
+MAX_WEIGHTS = 10**12
 
 
 def resolve(
@@ -90,10 +90,10 @@ class _Resolver:
         head = HeadPlan("head", conv, spec.head.dropout, classifier)
         self._stop_on_problems()
         plan = Plan(spec, self.depth, self.width, resolution, stem, tuple(stages), head)
-        params = sum(math.prod(row.weight_shape) for row in plan.rows)
-        if params > MAX_PARAMS:
-            limit = f"{_count(MAX_PARAMS)} ({4 * MAX_PARAMS // 10**12} TB)"
-            self._refuse(f"{_count(params)} params; at most {limit} are allowed", self._cause("width"), None)
+        weights = sum(math.prod(row.weight_shape) for row in plan.rows)
+        if weights > MAX_WEIGHTS:
+            limit = f"{_count(MAX_WEIGHTS)} ({4 * MAX_WEIGHTS // 10**12} TB)"
+            self._refuse(f"{_count(weights)} weights; at most {limit} are allowed", self._cause("width"), None)
         self._stop_on_problems()
         return plan
 

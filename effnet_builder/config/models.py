@@ -14,6 +14,9 @@ from .errors import ConfigError, Mark, Path, Problem, format_value
 from .reading import Document, Node, node_of, plain
 from .writing import dump_yaml
 
+# Far more than are shown; to find the nearest of the allowed words takes about a millisecond.
+_MAX_DESCRIBED = 100
+
 Model = TypeVar("Model", bound="StrictModel")
 
 
@@ -84,16 +87,19 @@ def _without_nulls(value: object) -> object:
 
 def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) -> list[Problem]:
     schema = model.model_json_schema()
-    extra = [error["loc"] for error in errors if error["type"] == "extra_forbidden"]
-    found = []
-    for error in errors:
-        path = _real_path(root, error["loc"])
-        misspelt = [str(loc[-1]) for loc in extra if loc[:-1] == error["loc"][:-1]]
-        if error["type"] == "missing" and nearest(str(error["loc"][-1]), misspelt):
-            continue  # the unknown key beside it says what was meant
-        if error["type"] == "too_short" and any(
-            _real_path(root, other["loc"])[: len(path)] == path for other in errors if other is not error
-        ):
+    located = [(_real_path(root, error["loc"]), error) for error in errors]
+    located.sort(key=lambda pair: _locate(root, pair[0])[1])
+    unknown = [path for path, error in located if error["type"] == "extra_forbidden"]
+    found: list[Problem] = []
+    for path, error in located:
+        if len(found) >= _MAX_DESCRIBED:
+            found.append(Problem("not allowed", path, mark=_locate(root, path)[1]))
+            continue
+        if error["type"] == "missing":
+            misspelt = [str(other[-1]) for other in unknown if other[:-1] == path[:-1]]
+            if nearest(str(path[-1]), misspelt):
+                continue  # the unknown key beside it says what was meant
+        if error["type"] == "too_short" and any(other[: len(path)] == path for other, it in located if it is not error):
             continue  # pydantic counts only the valid items
         found.append(_problem(schema, root, path, error))
     return found

@@ -120,7 +120,7 @@ def read_scalar(text: str) -> tuple[Scalar, str | None]:
     if text in _CONSTANTS:
         return _CONSTANTS[text], None
     if _INT.fullmatch(text):
-        return (int(text), None) if len(text) <= 18 else (text, "expected at most 18 digits")
+        return (int(text), None) if len(text.lstrip("+-")) <= 18 else (text, "expected at most 18 digits")
     for pattern, complaint in _AMBIGUOUS:
         if pattern.fullmatch(text):
             return text, complaint

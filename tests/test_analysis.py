@@ -1,0 +1,138 @@
+"""Counts against published numbers, against torch's own counter, and by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, assume, given, settings
+from strategies import SPECS
+from torch import nn
+
+from effnet_builder import ArchSpec, ConfigError, analyze, build_model, load_spec, resolve
+from effnet_builder.config import node_of, validate
+from effnet_builder.config.errors import Mark
+from effnet_builder.config.reading import Document
+from effnet_builder.models.network import Network
+from effnet_builder.models.verify import differences
+
+# Measured on torchvision 0.29 and timm 1.0.31: params, elements of buffers, and half of FlopCounterMode's FLOPs.
+PUBLISHED = {
+    "efficientnet-b0": (5288548, 42065, 385814752),
+    "efficientnet-b1": (7794184, 62117, 686802832),
+    "efficientnet-b2": (9109994, 67637, 993561872),
+    "efficientnet-b3": (12233232, 87374, 1827141392),
+    "efficientnet-b4": (19341616, 125296, 4393771024),
+    "efficientnet-b5": (30389784, 172852, 10266384752),
+    "efficientnet-b6": (43040704, 224566, 19067593536),
+    "efficientnet-b7": (66347960, 310883, 37745884192),
+    "efficientnet-b8": (87413142, 380213, 62597461568),
+    "efficientnet-l2": (480309308, 1090948, 475703653280),
+}
+# The notebook's own code: params with 1,000 and with 10 classes.
+NOTEBOOK = {
+    "b0": (15315556, 14047366), "b1": (28565796, 27235236), "b2": (30882268, 29487358), "b3": (42183006, 40648506),
+    "b4": (58146057, 56458107), "b5": (97257915, 95400675), "b6": (126108940, 124066570), "b7": (170880271, 168633961),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_counts(name: str) -> None:
+    total = analyze(resolve(load_spec(name))).total
+    assert (total.params, total.buffers, total.macs) == PUBLISHED[name]
+
+
+@pytest.mark.parametrize("version", NOTEBOOK)
+def test_notebook_counts(version: str) -> None:
+    spec = load_spec(f"notebook-{version}")
+    found = tuple(analyze(resolve(spec, num_classes=classes)).total.params for classes in (1000, 10))
+    assert found == NOTEBOOK[version]
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED, *(f"notebook-{version}" for version in NOTEBOOK), "efficientnet-pico"])
+def test_plan_and_module_agree_row_by_row(name: str) -> None:
+    plan = resolve(load_spec(name))
+    with torch.device("meta"):
+        assert differences(Network(plan), plan) == []
+
+
+@settings(max_examples=120, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(data=SPECS)
+@pytest.mark.filterwarnings("ignore::effnet_builder.ScalingWarning")
+def test_plan_and_module_agree_for_any_spec(data: dict[str, Any]) -> None:
+    try:
+        plan = resolve(validate(ArchSpec, Document(node_of(data, Mark("random")))))
+    except ConfigError:
+        assume(False)
+    with torch.device("meta"):
+        assert differences(Network(plan), plan) == []
+
+
+def test_differences_shows_what_differs() -> None:
+    plan = resolve(load_spec("efficientnet-b0"))
+    with torch.device("meta"):
+        model = build_model("efficientnet-b0", num_classes=7)
+    found = differences(model, plan)
+    assert "head.classifier weight: plan (1000, 1280), module (7, 1280)" in found
+    assert "params: plan 5288548, module 4016515" in found
+    assert "MACs: plan 385814752, module 384543712" in found
+    assert "head.classifier output: plan (1, 1000), module (1, 7)" in found
+
+
+def test_b0_by_hand() -> None:
+    """Stem 3 -> 32 at 224 px, then the one block of stage 0: depthwise 32, squeeze to 8, projection to 16."""
+    costs = {cost.row.path: cost.cost for cost in analyze(resolve(load_spec("efficientnet-b0"))).rows}
+    stem = costs["stem"]
+    assert (stem.params, stem.buffers) == (3 * 32 * 9 + 2 * 32, 2 * 32 + 1)
+    assert (stem.macs, stem.activations) == (3 * 32 * 9 * 112**2, 32 * 112**2)
+    block = [costs[f"stages.0.0.{part}"] for part in ("depthwise", "squeeze_excite.reduce", "squeeze_excite.expand")]
+    assert [cost.params for cost in block] == [32 * 9 + 64, 32 * 8 + 8, 8 * 32 + 32]
+    assert [cost.macs for cost in block] == [32 * 9 * 112**2, 256, 256]
+    assert costs["stages.0.0.projection"].macs == 32 * 16 * 112**2
+    classifier = costs["head.classifier"]
+    assert (classifier.params, classifier.macs, classifier.activations) == (1280 * 1000 + 1000, 1280000, 1000)
+
+
+def test_sums() -> None:
+    analysis = analyze(resolve(load_spec("efficientnet-b3")))
+    assert sum((cost.cost for cost in analysis.rows), type(analysis.total)()) == analysis.total
+    assert analysis.stem + sum(analysis.stages, analysis.head) == analysis.total
+
+
+@pytest.mark.parametrize("name", ["efficientnet-b0", "efficientnet-pico", "notebook-b1"])
+def test_weight_bytes_are_those_of_the_state_dict(name: str) -> None:
+    with torch.device("meta"):
+        state = build_model(name).state_dict()
+    assert analyze(resolve(load_spec(name))).weight_bytes == sum(tensor.nbytes for tensor in state.values())
+
+
+def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
+    """What autograd keeps for the backward pass, each storage once, without the model's own tensors."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.train()(images)
+    return sum(tensor.untyped_storage().nbytes() for address, tensor in kept.items() if address not in own)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("efficientnet-b0", {}),
+        ("efficientnet-b3", {"activation": "relu"}),
+        ("efficientnet-b0", {"activation": "relu6", "squeeze_excite.gate": "hardsigmoid"}),
+        ("efficientnet-b0", {"activation": "hardswish", "head.dropout": 0.0}),
+        ("efficientnet-b0", {"activation": "gelu"}),
+        ("notebook-b1", {}),
+    ],
+)
+def test_training_memory_is_what_autograd_keeps(name: str, changes: dict[str, object]) -> None:
+    plan = resolve(load_spec(name, changes), resolution=97)
+    measured = saved_bytes(build_model(plan), torch.randn(1, 3, 97, 97))
+    assert analyze(plan).training_bytes_per_image == pytest.approx(measured, rel=1e-4)

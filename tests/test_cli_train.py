@@ -1,0 +1,149 @@
+"""`train-arch` from the command line to a run directory that builds and loads again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import WriteYaml
+from safetensors.torch import load_file
+from test_train import make_folder
+from typer.testing import CliRunner, Result
+
+from effnet_builder import build_model, load_spec
+from effnet_builder.cli.train import app
+from effnet_builder.train.recipe import load_recipe
+
+SMALL = "extends: efficientnet-pico\nname: small\nscaling: {width: 0.2, depth: 0.1, resolution: 16}\n"
+COMMAND = [sys.executable, "-c", "from effnet_builder.cli.train import main; main()"]
+
+
+def train_arch(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_a_run_on_digits(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train_arch(write_yaml(SMALL), "--epochs", 3, "--out", run)
+    assert result.exit_code == 0, result.output
+    assert "digits: 1,294 images to train, 143 to validate, 360 to test" in result.stdout
+    assert "epoch 3/3" in result.stdout
+    assert f"wrote {run}" in result.stdout
+    assert sorted(os.listdir(run)) == ["metrics.csv", "model.safetensors", "recipe.yaml", "result.json", "spec.yaml"]
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+    recipe = load_recipe(run / "recipe.yaml")
+    assert recipe.epochs == 3
+    assert recipe.normalize is not None
+
+    # the run alone rebuilds the network and its test accuracy
+    model = build_model(run / "spec.yaml")
+    model.load_state_dict(load_file(run / "model.safetensors"))
+    from effnet_builder.train.augment import InputPath
+    from effnet_builder.train.data import load_dataset
+    from effnet_builder.train.engine import evaluate
+
+    data = load_dataset("digits", channels=3, size=16, progress=lambda items, total, description: items)
+    score = evaluate(model, data.test, 64, InputPath(16, recipe.normalize, recipe.augment))
+    reported = json.loads((run / "result.json").read_text())
+    assert score.accuracy == reported["test_accuracy"]
+    assert f"test accuracy {score.accuracy:.2%}" in result.stdout
+    assert score.accuracy > 0.3  # chance is 0.1
+
+
+def test_a_run_on_a_folder_takes_its_classes(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    data, run = make_folder(tmp_path / "pets"), tmp_path / "run"
+    result = train_arch(write_yaml(SMALL), "--data", f"folder:{data}", "--epochs", 1, "--out", run, "--resolution", 12)
+    assert result.exit_code == 0, result.output
+    assert "num_classes 10 -> 2: pets has 2 classes" in result.stdout
+    assert "recipe small-images" in result.stdout
+    assert load_spec(run / "spec.yaml").head.num_classes == 2
+    assert load_spec(run / "spec.yaml").scaling.resolution == 12
+    assert json.loads((run / "result.json").read_text())["classes"] == ["cat", "dog"]
+
+
+def test_the_same_command_gives_the_same_weights(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    for run in ("a", "b"):
+        assert train_arch(write_yaml(SMALL), "--epochs", 1, "--out", tmp_path / run).exit_code == 0
+    a, b = (load_file(tmp_path / run / "model.safetensors") for run in ("a", "b"))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_runs_are_numbered(write_yaml: WriteYaml, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = write_yaml(SMALL)
+    for number in (1, 2):
+        assert f"wrote runs/small-digits-{number}" in train_arch(spec, "--epochs", 1).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["efficientnet-pico", "--data", "mnist"], "--data mnist: expected digits or folder:DIR"),
+        (["efficientnet-pico", "--data", "folder:/nowhere"], "expected /nowhere/train/CLASS/IMAGE files"),
+        (["efficientnet-pico", "--recipe", "notebok"], "did you mean 'notebook'?"),
+        (["efficientnet-pico", "--epochs", "0"], "--epochs 0: epochs = 0: expected a whole number from 1 to 100,000"),
+        (["efficientnet-pic"], "did you mean 'efficientnet-pico'?"),
+        (["efficientnet-pico", "--device", "tpu"], "tpu"),
+        ([], "SPEC"),
+    ],
+)
+def test_mistakes_exit_with_2_before_anything_is_written(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train_arch(*arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "Traceback" not in result.output
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    result = train_arch("efficientnet-pico", "--out", tmp_path / "run")
+    assert (result.exit_code, "exists already" in result.stderr) == (2, True)
+
+
+def test_normalization_for_other_channels_is_refused(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    spec = write_yaml(SMALL + "in_channels: 1\n")
+    result = train_arch(spec, "--recipe", "notebook", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "notebook.yaml:11:12 normalize: has 3 channels, the network takes 1" in result.stderr
+
+
+def test_divergence_is_one_sentence(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    recipe = write_yaml("extends: digits\nname: wild\noptimizer: {lr: 100, momentum: 0.99}\nepochs: 30\n", "wild.yaml")
+    result = train_arch(write_yaml(SMALL), "--recipe", recipe, "--out", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "try a lower lr than 100" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_interrupted_run_leaves_nothing(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    spec, runs = write_yaml(SMALL), tmp_path / "runs"
+    command = [*COMMAND, str(spec), "--epochs", "10000", "--out", str(runs / "long")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "interrupted; nothing was kept\n"
+    assert os.listdir(runs) == []
+
+
+def test_help_names_every_option() -> None:
+    text = train_arch("--help").stdout
+    for option in ("--data", "--recipe", "--epochs", "--resolution", "--out", "--device", "--version"):
+        assert option in text

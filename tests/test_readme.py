@@ -1,0 +1,75 @@
+"""README, CI and the code say the same."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from effnet_builder import __version__
+from effnet_builder.cli.build import app as build_app
+from effnet_builder.cli.train import app as train_app
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    install, test = [line for line in BLOCKS[0][1].splitlines() if line]
+    assert install.endswith("build-arch efficientnet-b0 --summary")
+    assert test in (ROOT / ".ci" / "run").read_text()
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every `$ command` of the README with the output printed below it."""
+    found = []
+    for language, block in BLOCKS:
+        if language == "console":
+            for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
+                command, _, output = part.partition("\n")
+                found.append((command, output.strip()))
+    return found
+
+
+@pytest.mark.parametrize(("command", "output"), [pair for pair in commands() if pair[0].startswith("build-arch")])
+def test_build_commands_print_what_the_readme_says(
+    command: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for language, block in BLOCKS:  # the specs that the README shows, under the names in their first lines
+        if language == "yaml" and block.startswith("# ") and block.split()[1].endswith(".yaml"):
+            Path(block.split()[1]).write_text(block)
+    if "--save" in command:
+        assert CliRunner().invoke(build_app, shlex.split(command)[1:]).exit_code == 0
+        return
+    found = CliRunner().invoke(build_app, shlex.split(command)[1:]).output.strip()
+    kept = [line for line in output.splitlines() if line != "..."]
+    assert [line.rstrip() for line in found.splitlines() if line.rstrip() in kept] == kept
+
+
+def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    blocks = [block for language, block in BLOCKS if language == "python"]
+    assert blocks
+    for block in blocks:
+        names: dict[str, object] = {}
+        for line in block.splitlines():
+            expression, _, comment = line.partition("  # ")
+            if comment and not re.match(r"\w+\s*=|from |import ", expression):
+                assert repr(eval(expression, names)) == comment.strip(), line
+            else:
+                exec(line, names)
+
+
+def test_every_option_of_the_readme_exists() -> None:
+    help_text = "".join(CliRunner().invoke(app, ["--help"]).stdout for app in (build_app, train_app))
+    for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(block for _, block in BLOCKS[1:]))):
+        assert option in help_text, option
+
+
+def test_the_changelog_knows_this_version() -> None:
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

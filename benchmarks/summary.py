@@ -1,6 +1,6 @@
 """A summary of B7 as a whole process: ours beside torchinfo's of torchvision's network, in turn, in one run.
 
-    python benchmarks/summary.py [--runs 5]
+python benchmarks/summary.py [--runs 5]
 """
 
 from __future__ import annotations

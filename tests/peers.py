@@ -13,7 +13,12 @@ from effnet_builder import Plan
 
 def from_torchvision(state: dict[str, Tensor], plan: Plan) -> dict[str, Tensor]:
     """A torchvision EfficientNet's state dict under our names."""
-    return {ours + tail: state[theirs + tail] for ours, theirs, tails in _layers(plan) for tail in tails if theirs + tail in state}
+    return {
+        ours + tail: state[theirs + tail]
+        for ours, theirs, tails in _layers(plan)
+        for tail in tails
+        if theirs + tail in state
+    }
 
 
 def _layers(plan: Plan) -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -44,13 +49,15 @@ class NotebookNet(nn.Module):
     Tensors are created in the order of the notebook's own code, so that a seed gives its weights.
     """
 
-    TABLE = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
-             (6, 320, 1, 1, 3))  # fmt: skip
-    PHI = {"b0": 0, "b1": 0.5, "b2": 1, "b3": 2, "b4": 3, "b5": 4, "b6": 5, "b7": 6}
+    TABLE = (
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5),
+        (6, 320, 1, 1, 3),
+    )  # fmt: skip
 
     def __init__(self, version: str, num_classes: int) -> None:
         super().__init__()
-        width, depth = 1.1 ** self.PHI[version], 1.2 ** self.PHI[version]
+        phi = {"b0": 0, "b1": 0.5, "b2": 1, "b3": 2, "b4": 3, "b5": 4, "b6": 5, "b7": 6}[version]
+        width, depth = 1.1**phi, 1.2**phi
         channels, head = int(32 * width), ceil(1280 * width)
         self.stem = _conv(3, channels, 3, 2)
         blocks: list[nn.Module] = []

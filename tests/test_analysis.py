@@ -129,6 +129,7 @@ def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
         ("efficientnet-b0", {"activation": "relu6", "squeeze_excite.gate": "hardsigmoid"}),
         ("efficientnet-b0", {"activation": "hardswish", "head.dropout": 0.0}),
         ("efficientnet-b0", {"activation": "gelu"}),
+        ("efficientnet-b1", {"padding": "same", "resolution": 96}),
         ("notebook-b1", {}),
     ],
 )

@@ -17,7 +17,9 @@ PACKAGE = Path(effnet_builder.__file__).parent
 def modules_after(code: str) -> set[str]:
     """The top-level packages that are loaded after running `code` in a new process."""
     report = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    return set(subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.split())
+    return set(
+        subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.split()
+    )
 
 
 @pytest.mark.parametrize(

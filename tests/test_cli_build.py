@@ -190,7 +190,9 @@ def test_colour_only_on_a_terminal_that_wants_it() -> None:
 
 
 def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    command = f"{sys.executable} -c 'from effnet_builder.cli.build import main; main()' --list --format json | head -n 1"
+    command = (
+        f"{sys.executable} -c 'from effnet_builder.cli.build import main; main()' --list --format json | head -n 1"
+    )
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert result.stdout == "[\n"
     assert "Traceback" not in result.stderr

@@ -73,7 +73,9 @@ def test_long_chains_are_refused(write_yaml: WriteYaml) -> None:
     assert "a chain of more than 8 files" in message(last)
 
 
-@pytest.mark.parametrize("target", ["../outside.yaml", "/etc/passwd", "sub/../../outside.yaml", "link.yaml", "a\\0.yaml"])
+@pytest.mark.parametrize(
+    "target", ["../outside.yaml", "/etc/passwd", "sub/../../outside.yaml", "link.yaml", "a\\0.yaml"]
+)
 def test_extends_stays_inside_the_folder(write_yaml: WriteYaml, tmp_path: Path, target: str) -> None:
     outside = tmp_path / "outside.yaml"
     outside.write_text("name: secret\n")
@@ -91,9 +93,7 @@ def test_extends_is_one_name(write_yaml: WriteYaml, value: str) -> None:
 
 
 def test_unknown_names_suggest_near_ones(write_yaml: WriteYaml) -> None:
-    assert message("eficientnet-b4") == (
-        "eficientnet-b4: no archspec has this name; did you mean 'efficientnet-b4'?"
-    )
+    assert message("eficientnet-b4") == ("eficientnet-b4: no archspec has this name; did you mean 'efficientnet-b4'?")
     assert "there are efficientnet-b0, " in message("qqqqqqq")
     write_yaml("name: base\n", "base.yaml")
     assert "did you mean './base.yaml'?" in message(write_yaml("extends: base\nname: x\n"))

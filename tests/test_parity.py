@@ -111,9 +111,14 @@ def test_the_notebooks_network_from_its_own_statement(version: str) -> None:
 @pytest.mark.parametrize("num_classes", [10, 1000])
 def test_the_notebooks_layers_one_by_one(version: str, num_classes: int) -> None:
     with torch.device("meta"):
-        ours, theirs = build_model(f"notebook-{version}", num_classes=num_classes), peers.NotebookNet(version, num_classes)
+        ours, theirs = (
+            build_model(f"notebook-{version}", num_classes=num_classes),
+            peers.NotebookNet(version, num_classes),
+        )
     for model in (ours, theirs):
-        assert all(norm.eps == 1e-5 and norm.momentum == 0.1 for norm in model.modules() if isinstance(norm, nn.BatchNorm2d))
+        assert all(
+            norm.eps == 1e-5 and norm.momentum == 0.1 for norm in model.modules() if isinstance(norm, nn.BatchNorm2d)
+        )
     described = [
         [(m.weight.shape, m.stride, m.padding, m.groups) for m in model.modules() if isinstance(m, nn.Conv2d)]
         for model in (ours, theirs)

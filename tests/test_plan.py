@@ -45,8 +45,11 @@ def test_odd_and_fractional_resolutions(resolution: float, padding: str) -> None
     assert plan.resolution == size
     for conv in (row for row in plan.rows if hasattr(row, "kernel_size") and row.in_resolution > 1):
         # torch's formula; SAME pads so that it gives ceil(size / stride)
-        pad = 2 * conv.padding if conv.padding != "same" else max((-(-conv.in_resolution // 2) - 1) * 2
-                                                                  + conv.kernel_size - conv.in_resolution, 0)
+        pad = (
+            2 * conv.padding
+            if conv.padding != "same"
+            else max((-(-conv.in_resolution // 2) - 1) * 2 + conv.kernel_size - conv.in_resolution, 0)
+        )
         assert conv.out_resolution == (conv.in_resolution + pad - conv.kernel_size) // conv.stride + 1
 
 

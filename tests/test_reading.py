@@ -128,7 +128,9 @@ SCALARS = st.one_of(
 )  # fmt: skip
 
 
-@given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(min_size=1), inner), max_leaves=20))
+@given(
+    st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(st.text(min_size=1), inner), max_leaves=20)
+)
 def test_what_is_dumped_reads_back_the_same(data: object) -> None:
     assert read(dump_yaml({"data": data})) == {"data": data}
 

@@ -108,7 +108,9 @@ def test_bad_data_is_refused_with_every_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as error:
         load(f"folder:{root}")
     lines = str(error.value).splitlines()
-    assert [line.partition(":")[0] for line in lines] == [str(cat / name) for name in ("a.jpg", "b.png", "c.png", "d.png")]
+    assert [line.partition(":")[0] for line in lines] == [
+        str(cat / name) for name in ("a.jpg", "b.png", "c.png", "d.png")
+    ]
     assert all("not a readable image" in line for line in lines)
     assert "more than 8 bits" in lines[3]
 
@@ -273,7 +275,9 @@ def test_evaluate_counts_every_image_once_whatever_the_batch() -> None:
 
 def test_a_network_learns_one_batch_by_heart() -> None:
     data = pattern(6)
-    history = fit(tiny_model(), data, data, recipe(epochs=60, **{"schedule.step_size": 1000}), InputPath(8, PLAIN, Augment()), [])
+    history = fit(
+        tiny_model(), data, data, recipe(epochs=60, **{"schedule.step_size": 1000}), InputPath(8, PLAIN, Augment()), []
+    )
     assert history[0].train_accuracy < 0.7
     assert history[-1].valid_accuracy == 1
 

@@ -110,6 +110,9 @@ def _conv(row: ConvPlan) -> Cost:
         saved += outputs + 2 * row.out_channels
     if row.activation in _KEEPS_INPUT:
         saved += outputs
+    if row.padding == "same":  # the convolution keeps the padded copy of its input
+        side = max(row.in_resolution, (row.out_resolution - 1) * row.stride + row.kernel_size)
+        saved += row.in_channels * (side**2 - row.in_resolution**2)
     return Cost(params, buffers, macs, outputs, saved)
 
 

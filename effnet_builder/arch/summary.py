@@ -19,12 +19,12 @@ def render_summary(plan: Plan, analysis: Analysis) -> str:
     """The stage table, its sum, and the totals to the last digit."""
     header = ("part", "type", "blocks", "px", "channels", "params", "MACs", "activations")
     stem, conv = plan.stem, plan.head.conv
-    rows = [_row("stem", _conv_type("conv", stem), 1, stem, stem, analysis.stem)]
+    rows = [_row("stem", _conv_type("conv", stem), None, stem, stem, analysis.stem)]
     for i, (stage, cost) in enumerate(zip(plan.stages, analysis.stages, strict=True)):
         first, last = stage.blocks[0], stage.blocks[-1]
         kind = _block_type(stage.type, first)
         rows.append(_row(f"stages[{i}]", kind, len(stage.blocks), next(first.rows), last.projection, cost))
-    rows.append(_row("head", _conv_type("conv", conv) + ", pool, linear", 1, conv, _pooled(conv), analysis.head))
+    rows.append(_row("head", _conv_type("conv", conv) + ", pool, linear", None, conv, _pooled(conv), analysis.head))
     total = analysis.total
     sums = (f"{total.params:,}", si(total.macs), si(total.activations))
     rows.append(("total", "", str(len(plan.blocks)), "", "", *sums))
@@ -55,14 +55,14 @@ def summary_data(plan: Plan, analysis: Analysis) -> dict[str, object]:
         **_cost_data(analysis.total),
         "weight_bytes": analysis.weight_bytes,
         "training_bytes_per_image": analysis.training_bytes_per_image,
-        "stem": _part_data("stem", "conv", 1, plan.stem, plan.stem, analysis.stem),
+        "stem": _part_data("stem", "conv", None, plan.stem, plan.stem, analysis.stem),
         "stages": [
             _part_data(
                 stage.path, stage.type, len(stage.blocks), next(stage.blocks[0].rows), stage.blocks[-1].projection, cost
             )
             for stage, cost in zip(plan.stages, analysis.stages, strict=True)
         ],
-        "head": _part_data("head", "conv", 1, plan.head.conv, _pooled(plan.head.conv), analysis.head),
+        "head": _part_data("head", "conv", None, plan.head.conv, _pooled(plan.head.conv), analysis.head),
     }
 
 
@@ -94,11 +94,11 @@ def si(value: float, unit: str = "") -> str:
     return f"{value:.{digits}f}{_UNITS[prefix]}{separator}{unit}"
 
 
-def _row(part: str, kind: str, blocks: int, first: ConvPlan, last: ConvPlan, cost: Cost) -> tuple[str, ...]:
+def _row(part: str, kind: str, blocks: int | None, first: ConvPlan, last: ConvPlan, cost: Cost) -> tuple[str, ...]:
     return (
         part,
         kind,
-        str(blocks),
+        "" if blocks is None else str(blocks),
         f"{first.in_resolution:>3} -> {last.out_resolution:>3}",
         f"{first.in_channels:>4} -> {last.out_channels:>4}",
         f"{cost.params:,}",
@@ -121,11 +121,13 @@ def _block_type(name: str, block: MBConvPlan) -> str:
     return _conv_type(f"{name} x{ratio:.3g},", block.depthwise)
 
 
-def _part_data(name: str, kind: str, blocks: int, first: ConvPlan, last: ConvPlan, cost: Cost) -> dict[str, object]:
+def _part_data(
+    name: str, kind: str, blocks: int | None, first: ConvPlan, last: ConvPlan, cost: Cost
+) -> dict[str, object]:
     return {
         "name": name,
         "type": kind,
-        "blocks": blocks,
+        **({} if blocks is None else {"blocks": blocks}),
         "in_resolution": first.in_resolution,
         "out_resolution": last.out_resolution,
         "in_channels": first.in_channels,

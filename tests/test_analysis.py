@@ -11,7 +11,7 @@ from strategies import SPECS
 from torch import nn
 
 from effnet_builder import ArchSpec, ConfigError, analyze, build_model, load_spec, resolve
-from effnet_builder.config import node_of, validate
+from effnet_builder.config import node_of, shipped, validate
 from effnet_builder.config.errors import Mark
 from effnet_builder.config.reading import Document
 from effnet_builder.models.network import Network
@@ -50,9 +50,11 @@ def test_notebook_counts(version: str) -> None:
     assert found == NOTEBOOK[version]
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, *(f"notebook-{version}" for version in NOTEBOOK), "efficientnet-pico"])
-def test_plan_and_module_agree_row_by_row(name: str) -> None:
-    plan = resolve(load_spec(name))
+@pytest.mark.parametrize("name", shipped("archspecs"))
+@pytest.mark.parametrize("num_classes", [10, 1000])
+def test_plan_and_module_agree_row_by_row(name: str, num_classes: int) -> None:
+    """Shapes of weights and outputs, params, buffers, and MACs as half of FlopCounterMode's FLOPs."""
+    plan = resolve(load_spec(name), num_classes=num_classes)
     with torch.device("meta"):
         assert differences(Network(plan), plan) == []
 

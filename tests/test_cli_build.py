@@ -136,7 +136,7 @@ def test_five_mistakes_give_five_lines_and_exit_code_2(write_yaml: WriteYaml) ->
     result = process(file)
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr.splitlines() == [
-        f"{file}:2:13 resolution = 1000.0: expected a whole number from 1 to 65,536",
+        f"{file}:2:13 resolution = 1000.0: expected a whole number from 1 to 65,536; write 1000",
         f"{file}:3:26 stem.kernal_size: unknown key; did you mean 'kernel_size'?",
         f"{file}:5:62 stages[0].stride = 3: expected 1 or 2",
         f"{file}:6:65 stages[1].se_ratio = -1: expected a number from 0 to 1",

@@ -128,7 +128,7 @@ def test_assignments_are_read_like_the_files() -> None:
 @pytest.mark.parametrize("path", ["", "a..b", "a[b]", "a[-1]", "a b", "[0]", "a."])
 def test_paths_that_are_none(path: str) -> None:
     document = override(load_document("efficientnet-b0", "archspecs"), {path: node_of(1, Mark("here"))})
-    assert "expected a path such as stages[2].stride" in str(document.problems[0])
+    assert "expected a path such as stages.2.stride" in str(document.problems[0])
 
 
 def test_an_index_outside_the_list() -> None:

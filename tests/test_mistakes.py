@@ -49,7 +49,7 @@ head: {out_channels: 64, dropout: 1.5}
 activation: sillu
 """
     assert lines(text, write_yaml) == [
-        "2:13 resolution = 1000.0: expected a whole number from 1 to 65,536",
+        "2:13 resolution = 1000.0: expected a whole number from 1 to 65,536; write 1000",
         "3:26 stem.kernal_size: unknown key; did you mean 'kernel_size'?",
         "5:62 stages[0].stride = 3: expected 1 or 2",
         "6:12 stages[1].type = mbconvv: expected 'mbconv'",

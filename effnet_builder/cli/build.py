@@ -60,7 +60,7 @@ def build_arch(
     assignments: Annotated[
         list[str],
         typer.Option(
-            "--set", metavar="PATH=VALUE", help="Replace any value, as in stages[2].kernel_size=3. May be repeated."
+            "--set", metavar="PATH=VALUE", help="Replace any value, as in stages.2.kernel_size=3. May be repeated."
         ),
     ] = [],  # noqa: B006
     format_: Annotated[
@@ -82,7 +82,7 @@ def build_arch(
     \b
     build-arch efficientnet-b0 --summary
     build-arch efficientnet-b0 --phi 3 --save mine.yaml
-    build-arch mine.yaml --set stages[2].kernel_size=3 --format json
+    build-arch mine.yaml --set stages.2.kernel_size=3 --format json
     """
     if list_specs:
         if spec is not None or summary or layers or save is not None:

@@ -97,7 +97,7 @@ def train_arch(
             with run_directory(target) as folder:
                 _train(plan, chosen, data, folder, device.value)
         except OSError as error:
-            raise fail(f"--out {target}: {error.strerror or error}; nothing was kept", code=1) from None
+            raise fail(f"{target}: {error.strerror or error}; nothing was kept", code=1) from None
         except KeyboardInterrupt:
             raise fail("interrupted; nothing was kept", code=130) from None
     echo(f"wrote {target}", bold=True)

@@ -47,7 +47,7 @@ def override(document: Document, changes: Mapping[str, Node]) -> Document:
     root = document.root
     for path, value in changes.items():
         if not re.fullmatch(r"\w+(\.\w+|\[\d+\])*", path):
-            problems.append(Problem(f"expected a path such as stages[2].stride, found {path!r}", mark=value.mark))
+            problems.append(Problem(f"expected a path such as stages.2.stride, found {path!r}", mark=value.mark))
             continue
         nested = value
         for part in reversed(re.findall(r"\w+", path)):
@@ -64,7 +64,7 @@ def parse_assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, No
         mark = Mark(f"{flag} {shorten(text)}")
         path, equals, value = text.partition("=")
         if not equals or not path.strip():
-            problems.append(Problem("expected path=value, such as stages[2].stride=1", mark=mark))
+            problems.append(Problem("expected path=value, such as stages.2.stride=1", mark=mark))
             continue
         try:
             document = parse_yaml(value, mark.source) if value.strip() else Document(node_of(None, mark))

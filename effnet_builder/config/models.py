@@ -126,7 +126,10 @@ def _problem(schema: dict[str, Any], root: Node, path: Path, error: ErrorDetails
             return Problem(str(error["ctx"]["error"]), path, _shown(node), mark)
     allowed = _at(schema, error["loc"])
     words = [word for option in _options(schema, allowed) for word in option.get("enum", []) if isinstance(word, str)]
-    hint = nearest(node.value, words) if node and isinstance(node.value, str) else ""
+    value = None if node is None else node.value
+    hint = nearest(value, words) if isinstance(value, str) else ""
+    if isinstance(value, float) and value.is_integer() and error["type"] == "int_type":
+        hint = f"; write {int(value)}" if abs(value) < 1e15 else ""
     return Problem(f"expected {_describe(schema, allowed)}{hint}", path, _shown(node), mark)
 
 

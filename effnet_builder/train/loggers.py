@@ -75,6 +75,7 @@ class ConsoleLogger:
             f"  valid loss {metrics.valid_loss:.4f}, accuracy {metrics.valid_accuracy:6.2%}"
             f"  {metrics.seconds:.1f} s",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         self.bar.update(self.task, description=f"epoch {metrics.epoch + 1}", completed=0)

@@ -23,6 +23,9 @@ def run_directory(target: Path) -> Iterator[Path]:
     unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}.unfinished-"))
     try:
         yield unfinished
+        for path in unfinished.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
         unfinished.chmod(0o755)
         os.rename(unfinished, target)
     except BaseException:
@@ -39,8 +42,12 @@ def next_free(folder: Path, name: str) -> Path:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """The state dict as safetensors."""
+    """The state dict as safetensors. Raises OSError."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(state, path)
+    try:
+        save_file(state, path)
+    except SafetensorError as error:  # how it reports a full disk
+        raise OSError(f"weights could not be written: {error}") from None

@@ -16,10 +16,9 @@ PACKAGE = Path(effnet_builder.__file__).parent
 
 def modules_after(code: str) -> set[str]:
     """The top-level packages that are loaded after running `code` in a new process."""
-    report = f"{code}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    return set(
-        subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True).stdout.split()
-    )
+    report = f"{code}\nimport sys; print(); print(*{{name.partition('.')[0] for name in sys.modules}})"
+    result = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    return set(result.stdout.splitlines()[-1].split())
 
 
 @pytest.mark.parametrize(
@@ -29,6 +28,10 @@ def modules_after(code: str) -> set[str]:
         "import effnet_builder.cli.build, effnet_builder.cli.train",
         "from effnet_builder.train.recipe import load_recipe; load_recipe('notebook')",
         "import effnet_builder; dir(effnet_builder)",
+        "import sys; sys.argv = ['build-arch', 'efficientnet-b7', '--summary']\n"
+        "from effnet_builder.cli.build import main\n"
+        "try: main()\n"
+        "except SystemExit as exit: assert exit.code == 0",
     ],
 )
 def test_no_torch_until_a_torch_name_is_touched(code: str) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from effnet_builder import ConfigError, ScalingWarning, load_spec, resolve
 from effnet_builder.arch.scaling import compound_growth, drop_path_rate, multiplier, round_to
+from effnet_builder.config import shipped
 
 # Widths and repeats of the released networks (google/automl, torchvision and timm agree): stem, stages, head; repeats.
 PUBLISHED = {
@@ -117,6 +118,13 @@ def test_phi_applies_the_rule_to_any_member_of_the_family(phi: float, params: in
     for name in ("efficientnet-b0", "efficientnet-b4"):
         plan = resolve(load_spec(name), phi=phi)
         assert (analyze(plan).total.params, plan.resolution) == (params, resolution)
+
+
+@pytest.mark.parametrize("name", shipped("archspecs"))
+def test_every_archspec_answers_phi(name: str) -> None:
+    plan = resolve(load_spec(name), phi=1)
+    assert (plan.depth, plan.width) == (1.2, 1.1)
+    assert plan.resolution == 258  # 224 * 1.15 = 257.6
 
 
 def test_explicit_values_beside_phi_win() -> None:

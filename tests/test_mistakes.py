@@ -97,8 +97,8 @@ activation: sillu
          "after scaling, and its rounding mode is 'none'"),
         ("resolution: 64", "resolution: 2", "6:63 stages[1].stride = 2: nothing is left to stride over: the map is 1 px "
          "wide here; use stride 1 or a larger resolution"),
-        ("resolution: 64", "resolution: 64\nscaling: {phi: 2}", "3:16 scaling.phi = 2.0: the spec has no alpha, beta or "
-         "gamma to raise to phi"),
+        ("resolution: 64", "resolution: 64\nscaling: {phi: 2}", "3:16 scaling.phi = 2.0: has no effect, since depth, "
+         "width and resolution are explicit or have no alpha, beta, gamma"),
         ("resolution: 64", "resolution: 64\nscaling: {gamma: 1.5, phi: 80}", "3:28 scaling.phi = 80.0: an image of "
          "7.82493e+15 px; expected 1 to 65,536"),
         ("resolution: 64", "resolution: 64\nscaling: {gamma: 2, phi: -8}", "3:26 scaling.phi = -8.0: an image of 0.25 "

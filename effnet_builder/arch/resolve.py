@@ -57,8 +57,10 @@ class _Resolver:
         self.problems: list[Problem] = []
         self.depth = multiplier(rule.depth, rule.alpha, rule.phi)
         self.width = multiplier(rule.width, rule.beta, rule.phi)
-        if rule.phi and (rule.alpha, rule.beta, rule.gamma) == (None, None, None):
-            self._refuse("the spec has no alpha, beta or gamma to raise to phi", ("scaling", "phi"), rule.phi)
+        powers = ((rule.depth, rule.alpha), (rule.width, rule.beta), (rule.resolution, rule.gamma))
+        if rule.phi and all(explicit is not None or base is None for explicit, base in powers):
+            message = "has no effect, since depth, width and resolution are explicit or have no alpha, beta, gamma"
+            self._refuse(message, ("scaling", "phi"), rule.phi)
 
     def plan(self) -> Plan:
         spec = self.spec

@@ -22,6 +22,7 @@ from ..train.run import next_free, run_directory
 from .console import echo, fail, names, print_version, reporting
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
 
     from ..train.data import Dataset, Progress
@@ -158,12 +159,20 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
         "train_seconds": sum(metrics.seconds for metrics in history),
         "data": data,
         "classes": dataset.classes,
+    }
+    (folder / "result.json").write_text(json.dumps(result | _environment(device), indent=2) + "\n")
+
+
+def _environment(device: torch.device) -> dict[str, object]:
+    """What the last bit of a result may depend on."""
+    import torch
+
+    return {
         "device": str(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "effnet_builder": __version__,
     }
-    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n")
 
 
 def _with_classes(plan: Plan, dataset: Dataset) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 from .documents import nearest, nodes_of, override
 from .errors import ConfigError, Mark, Path, Problem, format_value
 from .reading import Document, Node, node_of, plain
+from .schema import Schema
 from .writing import dump_yaml
 
 # Far more than are shown; to find the nearest of the allowed words takes about a millisecond.
@@ -86,8 +87,8 @@ def _without_nulls(value: object) -> object:
 
 
 def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) -> list[Problem]:
-    schema = model.model_json_schema()
-    located = [(_real_path(root, error["loc"]), error) for error in errors]
+    schema = Schema.of(model)
+    located = [(error["loc"], error) for error in errors]
     located.sort(key=lambda pair: _locate(root, pair[0])[1])
     unknown = [path for path, error in located if error["type"] == "extra_forbidden"]
     found: list[Problem] = []
@@ -105,32 +106,24 @@ def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) 
     return found
 
 
-def _problem(schema: dict[str, Any], root: Node, path: Path, error: ErrorDetails) -> Problem:
+def _problem(schema: Schema, root: Node, path: Path, error: ErrorDetails) -> Problem:
     node, mark = _locate(root, path)
+    value = None if node is None else node.value
+    shown = None if node is None else format_value(value)
     match error["type"]:
         case "extra_forbidden":
-            keys = sorted(_allowed_keys(schema, error["loc"][:-1]))
+            keys = sorted(schema.at(path[:-1]).keys())
             hint = nearest(str(path[-1]), keys) or f"; allowed are {', '.join(keys)}"
             return Problem(f"unknown key{hint}", path, mark=(node and node.key_mark) or mark)
         case "missing":
-            return Problem(f"missing; expected {_describe(schema, _at(schema, error['loc']))}", path, mark=mark)
-        case "union_tag_not_found":
-            tag = str(error["ctx"]["discriminator"]).strip("'")
-            return Problem(f"missing; expected {_tags(schema, error['loc'])}", (*path, tag), mark=mark)
-        case "union_tag_invalid":
-            tag = str(error["ctx"]["discriminator"]).strip("'")
-            inner, mark = _locate(root, (*path, tag))
-            hint = nearest(str(error["ctx"]["tag"]), list(_at(schema, error["loc"])["discriminator"]["mapping"]))
-            return Problem(f"expected {_tags(schema, error['loc'])}{hint}", (*path, tag), _shown(inner), mark)
+            return Problem(f"missing; expected {schema.at(path).describe()}", path, mark=mark)
         case "value_error":
-            return Problem(str(error["ctx"]["error"]), path, _shown(node), mark)
-    allowed = _at(schema, error["loc"])
-    words = [word for option in _options(schema, allowed) for word in option.get("enum", []) if isinstance(word, str)]
-    value = None if node is None else node.value
-    hint = nearest(value, words) if isinstance(value, str) else ""
-    if isinstance(value, float) and value.is_integer() and error["type"] == "int_type":
-        hint = f"; write {int(value)}" if abs(value) < 1e15 else ""
-    return Problem(f"expected {_describe(schema, allowed)}{hint}", path, _shown(node), mark)
+            return Problem(str(error["ctx"]["error"]), path, shown, mark)
+    allowed = schema.at(path)
+    hint = nearest(value, allowed.words()) if isinstance(value, str) else ""
+    if error["type"] == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        hint = f"; write {int(value)}"
+    return Problem(f"expected {allowed.describe()}{hint}", path, shown, mark)
 
 
 def _distinct(problems: list[Problem]) -> list[Problem]:
@@ -141,10 +134,6 @@ def _distinct(problems: list[Problem]) -> list[Problem]:
         first = merged.get(key)
         merged[key] = found if first is None else replace(found, message=f"{found.message}; {first.message}")
     return list(merged.values())
-
-
-def _shown(node: Node | None) -> str | None:
-    return None if node is None else format_value(node.value)
 
 
 def _locate(root: Node, path: Path) -> tuple[Node | None, Mark]:
@@ -160,88 +149,3 @@ def _locate(root: Node, path: Path) -> tuple[Node | None, Mark]:
             return None, node.mark
         node = child
     return node, node.mark
-
-
-def _real_path(root: Node, loc: tuple[str | int, ...]) -> Path:
-    """Pydantic's location without the union tags that it puts between the keys."""
-    path: list[str | int] = []
-    for depth, part in enumerate(loc):
-        last = depth == len(loc) - 1
-        if last or isinstance(part, int) or _locate(root, (*path, part))[0] is not None:
-            path.append(part)
-    return tuple(path)
-
-
-# What is allowed is read from the model's JSON schema: one plain-data statement of all types, bounds and choices.
-
-
-def _resolved(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
-    if "$ref" in node:
-        resolved: dict[str, Any] = schema["$defs"][node["$ref"].rpartition("/")[2]]
-        return resolved
-    return node
-
-
-def _options(schema: dict[str, Any], node: dict[str, Any]) -> list[dict[str, Any]]:
-    return [_resolved(schema, option) for option in node.get("anyOf", [node])]
-
-
-def _at(schema: dict[str, Any], loc: tuple[str | int, ...]) -> dict[str, Any]:
-    """The part of the JSON schema that describes the value at pydantic's location `loc`."""
-    node = schema
-    for part in loc:
-        for option in _options(schema, _resolved(schema, node)):
-            if isinstance(part, int) and "items" in option:
-                node = _resolved(schema, option["items"])
-            elif part in option.get("properties", {}):
-                node = _resolved(schema, option["properties"][part])
-            elif part in option.get("discriminator", {}).get("mapping", {}):
-                node = _resolved(schema, {"$ref": option["discriminator"]["mapping"][part]})
-            else:
-                continue
-            break
-    return node
-
-
-def _allowed_keys(schema: dict[str, Any], loc: tuple[str | int, ...]) -> set[str]:
-    return {key for option in _options(schema, _at(schema, loc)) for key in option.get("properties", {})}
-
-
-def _tags(schema: dict[str, Any], loc: tuple[str | int, ...]) -> str:
-    return " or ".join(repr(tag) for tag in _at(schema, loc)["discriminator"]["mapping"])
-
-
-def _describe(schema: dict[str, Any], node: dict[str, Any]) -> str:
-    """What a value may be, in words: `a whole number from 1 to 1000`, `'symmetric' or 'same'`."""
-    options = [option for option in _options(schema, node) if option.get("type") != "null"]
-    if len(options) > 1:
-        return " or ".join(_describe(schema, option) for option in options)
-    option = options[0]
-    if "const" in option or "enum" in option:
-        words = [repr(word) for word in option.get("enum", [option.get("const")])]
-        return " or ".join(words) if len(words) < 3 else ", ".join(words[:-1]) + f" or {words[-1]}"
-    match option.get("type"):
-        case "integer":
-            return "a whole number" + _bounds(option)
-        case "number":
-            return "a number" + _bounds(option)
-        case "string" if "pattern" in option:
-            return f"{option.get('description', 'text')} ({option['pattern']})"
-        case "string":
-            return "text" + (f" of at most {option['maxLength']} characters" if "maxLength" in option else "")
-        case "boolean":
-            return "true or false"
-        case "array":
-            least, most = option.get("minItems"), option.get("maxItems")
-            count = f" of {least} to {most} items" if least and most else " with at least one item" if least else ""
-            return "a list" + count
-    keys = list(option.get("properties", {}))
-    return "a mapping" + (f" with {', '.join(keys)}" if keys else "")
-
-
-def _bounds(option: dict[str, Any]) -> str:
-    low, above = option.get("minimum"), option.get("exclusiveMinimum")
-    high, below = option.get("maximum"), option.get("exclusiveMaximum")
-    lower = f"from {low:,}" if low is not None else f"above {above:,}" if above is not None else ""
-    upper = f"to {high:,}" if high is not None else f"below {below:,}" if below is not None else ""
-    return "".join(f" {bound}" for bound in (lower, upper) if bound)

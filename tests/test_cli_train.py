@@ -131,7 +131,14 @@ def test_divergence_is_one_sentence(write_yaml: WriteYaml, tmp_path: Path) -> No
 def test_an_interrupted_run_leaves_nothing(write_yaml: WriteYaml, tmp_path: Path) -> None:
     spec, runs = write_yaml(SMALL), tmp_path / "runs"
     command = [*COMMAND, str(spec), "--epochs", "10000", "--out", str(runs / "long")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts its background jobs, so perhaps these tests, with SIGINT ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if line.startswith("epoch"):

@@ -155,7 +155,10 @@ def test_split_is_seeded_and_loses_nothing() -> None:
     assert sorted([*train.labels.tolist(), *valid.labels.tolist()]) == list(range(50))
     assert split(data, 0.1, seed=3)[1].labels.tolist() == valid.labels.tolist()
     assert split(data, 0.1, seed=4)[1].labels.tolist() != valid.labels.tolist()
-    assert [len(part) for part in split(pattern(2), 0.01, seed=0)] == [1, 1]
+    assert [len(part) for part in split(pattern(3), 0.01, seed=0)] == [2, 1]
+    assert [len(part) for part in split(pattern(3), 0.99, seed=0)] == [2, 1]
+    with pytest.raises(ConfigError, match="2 training images; expected at least 3"):
+        split(pattern(2), 0.1, seed=0)
 
 
 # Input path

@@ -67,9 +67,11 @@ def load_dataset(source: str, *, channels: int, size: int, progress: Progress) -
 
 
 def split(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """The set without, and the set of, a random `fraction` of its images; at least one image on each side."""
+    """The set without, and the set of, a random `fraction` of its images; at least two and one. Raises ConfigError."""
+    if len(data) < 3:
+        raise _refuse(Mark("--data"), f"{len(data)} training images; expected at least 3, to train and to validate")
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))
-    held_out = min(max(1, int(fraction * len(data))), len(data) - 1)
+    held_out = min(max(1, int(fraction * len(data))), len(data) - 2)
     return data.take(order[held_out:]), data.take(order[:held_out])
 
 

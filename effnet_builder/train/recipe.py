@@ -68,7 +68,7 @@ class Recipe(StrictModel):
     description: str | None = Field(None, max_length=2000)
     source: str | None = Field(None, max_length=2000)
     epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
-    batch_size: int = Field(ge=1, le=65_536, description="images of one optimizer step")
+    batch_size: int = Field(ge=2, le=65_536, description="images of one optimizer step; batch norm needs two")
     optimizer: SGD
     schedule: StepSchedule
     augment: Augment = Augment()

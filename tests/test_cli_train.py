@@ -137,7 +137,7 @@ def test_an_interrupted_run_leaves_nothing(write_yaml: WriteYaml, tmp_path: Path
         stderr=subprocess.PIPE,
         text=True,
         # A shell starts its background jobs, so perhaps these tests, with SIGINT ignored, which children inherit.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:

@@ -131,7 +131,8 @@ def saved_bytes(model: nn.Module, images: torch.Tensor) -> int:
         ("efficientnet-b0", {"activation": "relu6", "squeeze_excite.gate": "hardsigmoid"}),
         ("efficientnet-b0", {"activation": "hardswish", "head.dropout": 0.0}),
         ("efficientnet-b0", {"activation": "gelu"}),
-        ("efficientnet-b1", {"padding": "same", "resolution": 96}),
+        ("efficientnet-b1", {"padding": "same"}),
+        ("efficientnet-b0", {"padding": "same", "activation": "relu"}),
         ("notebook-b1", {}),
     ],
 )
@@ -139,3 +140,18 @@ def test_training_memory_is_what_autograd_keeps(name: str, changes: dict[str, ob
     plan = resolve(load_spec(name, changes), resolution=97)
     measured = saved_bytes(build_model(plan), torch.randn(1, 3, 97, 97))
     assert analyze(plan).training_bytes_per_image == pytest.approx(measured, rel=1e-4)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
+@given(data=SPECS)
+@pytest.mark.filterwarnings("ignore::effnet_builder.ScalingWarning")
+def test_training_memory_is_estimated_well_for_any_spec(data: dict[str, Any]) -> None:
+    try:
+        plan = resolve(validate(ArchSpec, Document(node_of(data, Mark("random")))), resolution=33)
+    except ConfigError:
+        assume(False)
+    images = torch.randn(
+        2, plan.in_channels, plan.resolution, plan.resolution
+    )  # two: at 1 x 1 px batch norm refuses one
+    small, large = (saved_bytes(build_model(plan), images.repeat(times, 1, 1, 1)) for times in (1, 2))
+    assert analyze(plan).training_bytes_per_image == pytest.approx((large - small) / 2, rel=0.05)

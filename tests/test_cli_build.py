@@ -30,9 +30,13 @@ def build_arch(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
+COMMAND = [sys.executable, "-c", "from effnet_builder.cli.build import main; main()"]
+
+
 def process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from effnet_builder.cli.build import main; main()", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment, check=False)
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)], capture_output=True, text=True, env=os.environ | environment, check=False
+    )
 
 
 def test_without_options_plan_and_module_are_compared() -> None:
@@ -106,7 +110,7 @@ def test_saved_variant_loads_again_as_the_same_network(tmp_path: Path, monkeypat
     varied = resolve(load_spec("efficientnet-b4"), phi=3, in_channels=1)
     assert resolve(spec, phi=3).stages[2] == varied.stages[2]  # its rule is kept
     # the whole text, so that a change of its style is seen
-    assert Path("mine.yaml").read_text().startswith("# efficientnet-b4: ")
+    assert Path("mine.yaml").read_text().startswith("# mine: ")
 
 
 def test_every_archspec_survives_saving(tmp_path: Path) -> None:
@@ -119,16 +123,28 @@ def test_every_archspec_survives_saving(tmp_path: Path) -> None:
 def test_save_overwrites_nothing_and_leaves_no_rests(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("precious")
+    link = tmp_path / "link.yaml"
+    link.symlink_to(tmp_path / "nothing")
     for target, message in {
         file: "exists already",
         tmp_path / "mine.txt": "expected a name that ends in .yaml",
         tmp_path / "no" / "folder.yaml": "No such file or directory",
+        tmp_path / f"{'x' * 300}.yaml": "File name too long",
+        tmp_path / "my net.yaml": "expected a name",
+        link: "exists already",
     }.items():
-        result = build_arch("efficientnet-b0", "--save", target, "--summary")
+        result = build_arch("efficientnet-b0", "--num-classes", 5, "--save", target, "--summary")
         assert result.exit_code == 2
         assert message in result.stderr
     assert file.read_text() == "precious"
-    assert os.listdir(tmp_path) == ["mine.yaml"]
+    assert sorted(os.listdir(tmp_path)) == ["link.yaml", "mine.yaml"]
+
+
+def test_a_name_given_by_hand_is_kept(tmp_path: Path) -> None:
+    assert (
+        build_arch("efficientnet-b0", "--set", "name=foo", "--save", tmp_path / "bar.yaml", "--summary").exit_code == 0
+    )
+    assert load_spec(tmp_path / "bar.yaml").name == "foo"
 
 
 def test_five_mistakes_give_five_lines_and_exit_code_2(write_yaml: WriteYaml) -> None:
@@ -155,11 +171,30 @@ def test_mistakes_in_arguments_name_the_argument() -> None:
     assert "4 problems; nothing was built." in result.stderr
 
 
+def test_mistakes_in_arguments_and_file_come_together(write_yaml: WriteYaml) -> None:
+    result = build_arch(write_yaml(BROKEN), "--set", "a-b=1", "--set", "padding=no", "--set", "stem.stride")
+    assert result.exit_code == 2
+    assert "8 problems; nothing was built." in result.stderr
+
+
+def test_what_phi_takes_the_place_of_is_said() -> None:
+    result = build_arch("efficientnet-b4", "--phi", 3, "--width", 1.2, "--summary")
+    assert result.stderr == "note: --phi 3 takes the place of the spec's depth 1.8, resolution 380\n"
+    assert build_arch("efficientnet-b0", "--phi", 3, "--summary").stderr == ""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "Missing SPEC"),
-        (["--list", "efficientnet-b0"], "--list stands alone"),
+        (["--list", "efficientnet-b0"], "--list goes with --format only"),
+        (["--list", "--phi", "3"], "--list goes with --format only"),
+        (
+            ["efficientnet-b0", "--phi", "1", "--set", "scaling.phi=2"],
+            "--set scaling.phi=2: set twice by the arguments",
+        ),
+        (["efficientnet-b0", "--resolution", "16"], "--resolution 16: scaling.resolution = 16.0: too small: stages[5]"),
+        (["x"], "no archspec has this name"),
         (["efficientnet-b0", "--layers", "--summary"], "--layers prints torchinfo's table only"),
         (["efficientnet-b0", "--fromat", "json"], "--format"),
         (["efficientnet-b0", "--format", "xml"], "json"),
@@ -184,19 +219,37 @@ def test_warnings_go_to_stderr(write_yaml: WriteYaml) -> None:
     assert result.stderr.startswith("warning: wide: alpha * beta^2 * gamma^2 = 3.571, not about 2")
 
 
-def test_colour_only_on_a_terminal_that_wants_it() -> None:
-    for environment in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}):
-        assert "\x1b" not in process("efficientnet-b99", **environment).stderr
+@pytest.mark.parametrize(
+    ("environment", "coloured"),
+    [({"TERM": "xterm"}, True), ({"TERM": "xterm", "NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)],
+)
+def test_colour_only_on_a_terminal_that_wants_it(environment: dict[str, str], coloured: bool) -> None:
+    assert "\x1b" not in process("efficientnet-b99", **environment).stderr
+    clean = {key: value for key, value in os.environ.items() if key not in ("NO_COLOR", "FORCE_COLOR")}
+    terminal, slave = os.openpty()
+    subprocess.run([*COMMAND, "efficientnet-b99"], stdout=slave, stderr=slave, env=clean | environment, check=False)
+    os.close(slave)
+    assert ("\x1b[31m" in os.read(terminal, 10_000).decode()) == coloured
 
 
-def test_a_closed_pipe_is_no_error(tmp_path: Path) -> None:
-    command = (
-        f"{sys.executable} -c 'from effnet_builder.cli.build import main; main()' --list --format json | head -n 1"
-    )
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert result.stdout == "[\n"
-    assert "Traceback" not in result.stderr
-    assert "BrokenPipe" not in result.stderr
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    with subprocess.Popen([*COMMAND, "--list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        running.stdout.close()  # before anything is printed
+        assert running.stderr.read() == ""
+    assert running.returncode == 0
+
+
+def test_a_full_disk_is_one_sentence() -> None:
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([*COMMAND, "--list"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (1, "standard output: No space left on device\n")
+
+
+def test_a_terminal_without_unicode_shows_what_it_can() -> None:
+    result = process("efficientnet-pico", "--layers", PYTHONIOENCODING="latin-1")
+    assert (result.returncode, "Total params: 335,594" in result.stdout) == (0, True)
 
 
 def test_help_version_and_completion() -> None:
@@ -204,6 +257,7 @@ def test_help_version_and_completion() -> None:
     for option in ("--summary", "--layers", "--list", "--phi", "--width", "--depth", "--resolution", "--num-classes",
                    "--in-channels", "--set", "--format", "--save", "--version", "--install-completion"):  # fmt: skip
         assert option in text
+    assert "\n  build-arch efficientnet-b0 --phi 3 --save mine.yaml\n" in text  # each example on a line of its own
     assert process("--version").stdout.startswith("effnet_builder 0.")
     found = process(_BUILD_ARCH_COMPLETE="complete_bash", COMP_WORDS="build-arch efficientnet-l", COMP_CWORD="1")
     assert found.stdout.split() == ["efficientnet-l2"]

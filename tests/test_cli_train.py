@@ -93,6 +93,12 @@ def test_runs_are_numbered(write_yaml: WriteYaml, tmp_path: Path, monkeypatch: p
         (["efficientnet-pico", "--epochs", "0"], "--epochs 0: epochs = 0: expected a whole number from 1 to 100,000"),
         (["efficientnet-pic"], "did you mean 'efficientnet-pico'?"),
         (["efficientnet-pico", "--device", "tpu"], "tpu"),
+        (
+            ["efficientnet-pico", "--resolution", "0"],
+            "--resolution 0: scaling.resolution = 0: expected a number from 1",
+        ),
+        (["efficientnet-pico", "--data", "folder:~nosuchuser/x"], "expected ~nosuchuser/x/train/CLASS/IMAGE files"),
+        (["efficientnet-pico", "--out", "x" * 300], "File name too long"),
         ([], "SPEC"),
     ],
 )
@@ -128,7 +134,13 @@ def test_divergence_is_one_sentence(write_yaml: WriteYaml, tmp_path: Path) -> No
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupted_run_leaves_nothing(write_yaml: WriteYaml, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sent", "code", "message"),
+    [(signal.SIGINT, 130, "interrupted; nothing was kept\n"), (signal.SIGTERM, 143, "terminated; nothing was kept\n")],
+)
+def test_a_stopped_run_leaves_nothing(
+    write_yaml: WriteYaml, tmp_path: Path, sent: signal.Signals, code: int, message: str
+) -> None:
     spec, runs = write_yaml(SMALL), tmp_path / "runs"
     command = [*COMMAND, str(spec), "--epochs", "10000", "--out", str(runs / "long")]
     with subprocess.Popen(
@@ -143,14 +155,42 @@ def test_an_interrupted_run_leaves_nothing(write_yaml: WriteYaml, tmp_path: Path
         for line in process.stdout:
             if line.startswith("epoch"):
                 break
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert stderr == "interrupted; nothing was kept\n"
+    assert (process.returncode, stderr) == (code, message)
     assert os.listdir(runs) == []
+
+
+def test_a_run_goes_on_when_nobody_reads_it(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    command = [*COMMAND, str(write_yaml(SMALL)), "--epochs", "1", "--out", str(tmp_path / "run")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+    assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_a_spec_in_any_script_is_kept_in_any_locale(write_yaml: WriteYaml, tmp_path: Path) -> None:
+    spec = write_yaml(SMALL + "description: café β² 網\n")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [*COMMAND, str(spec), "--epochs", "1", "--out", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert load_spec(tmp_path / "run" / "spec.yaml").description == "café β² 網"
+
+
+def test_a_network_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("effnet_builder.train.data.free_memory", lambda: 1_000_000)
+    result = train_arch("efficientnet-pico", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "weights, gradients and momentum need 4.137 MB of memory, 1.000 MB are free" in result.stderr
+    assert not os.listdir(tmp_path)
 
 
 def test_help_names_every_option() -> None:
     text = train_arch("--help").stdout
     for option in ("--data", "--recipe", "--epochs", "--resolution", "--out", "--device", "--version"):
         assert option in text
+    assert "\n  train-arch efficientnet-pico\n" in text

@@ -67,6 +67,17 @@ def test_cycles_are_named(write_yaml: WriteYaml) -> None:
     assert "a cycle: self.yaml -> self.yaml" in message(itself)
 
 
+def test_a_base_that_is_not_there_is_located_where_it_is_asked_for(write_yaml: WriteYaml) -> None:
+    path = write_yaml("extends: ./gone.yaml\nname: mine\n")
+    assert message(path) == f"{path}:1:10 extends = ./gone.yaml: no such file"
+
+
+@pytest.mark.parametrize("key", ["9" * 5000, "02", "-1", "1.0", "½"])
+def test_keys_that_are_no_index(write_yaml: WriteYaml, key: str) -> None:
+    text = f'extends: efficientnet-b0\nname: mine\nstages: {{? "{key}" : {{stride: 1}}}}\n'
+    assert "stages = a mapping: expected a list of 1 to 200 items" in message(write_yaml(text))
+
+
 def test_long_chains_are_refused(write_yaml: WriteYaml) -> None:
     for i in range(12):
         last = write_yaml(f"extends: ./s{i - 1}.yaml\nname: s{i}\n" if i else "name: s0\n", f"s{i}.yaml")
@@ -95,6 +106,7 @@ def test_extends_is_one_name(write_yaml: WriteYaml, value: str) -> None:
 def test_unknown_names_suggest_near_ones(write_yaml: WriteYaml) -> None:
     assert message("eficientnet-b4") == ("eficientnet-b4: no archspec has this name; did you mean 'efficientnet-b4'?")
     assert "there are efficientnet-b0, " in message("qqqqqqq")
+    assert message("").startswith("'': no archspec has this name; there are ")
     write_yaml("name: base\n", "base.yaml")
     assert "did you mean './base.yaml'?" in message(write_yaml("extends: base\nname: x\n"))
     assert "did you mean 'efficientnet-b4'?" in message(write_yaml("extends: efficientnetb4\nname: x\n"))
@@ -115,14 +127,19 @@ def test_every_shipped_document_loads_by_name_from_any_folder(tmp_path: Path, mo
 
 
 def test_assignments_are_read_like_the_files() -> None:
-    values = parse_assignments(["norm.eps=1e-3", "stages[2].se_ratio=0", "name=x", "stem={stride: 1}", "published="])
+    values, problems = parse_assignments(
+        ["norm.eps=1e-3", "stages[2].se_ratio=0", "name=x", "stem={stride: 1}", "published="]
+    )
     assert {path: plain(node) for path, node in values.items()} == {
-        "norm.eps": 1e-3, "stages[2].se_ratio": 0, "name": "x", "stem": {"stride": 1}, "published": None,
+        "norm.eps": 1e-3, "stages.2.se_ratio": 0, "name": "x", "stem": {"stride": 1}, "published": None,
     }  # fmt: skip
-    with pytest.raises(ConfigError) as error:
-        parse_assignments(["norm", "=3", "x=[1", "padding=no"])
-    assert len(error.value.problems) == 4
-    assert all(str(problem).startswith("--set ") for problem in error.value.problems)
+    assert not problems
+    _, problems = parse_assignments(
+        ["norm", "=3", "x=[1", "padding=no", "a.0=1", "a[0]=2", "scaling.phi=1"], ["scaling.phi"]
+    )
+    assert len(problems) == 6
+    assert all(str(problem).startswith("--set ") for problem in problems)
+    assert [problem.message for problem in problems[-2:]] == ["set twice by the arguments"] * 2
 
 
 @pytest.mark.parametrize("path", ["", "a..b", "a[b]", "a[-1]", "a b", "[0]", "a."])

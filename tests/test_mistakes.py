@@ -95,10 +95,18 @@ activation: sillu
         # what shows only after scaling is located too
         ("expand_ratio: 6", "expand_ratio: 2.33", "6:34 stages[1].expand_ratio = 2.33: 18.64 is not a whole number "
          "after scaling, and its rounding mode is 'none'"),
-        ("resolution: 64", "resolution: 2", "6:63 stages[1].stride = 2: nothing is left to stride over: the map is 1 px "
-         "wide here; use stride 1 or a larger resolution"),
-        ("resolution: 64", "resolution: 64\nscaling: {phi: 2}", "3:16 scaling.phi = 2.0: has no effect, since depth, "
-         "width and resolution are explicit or have no alpha, beta, gamma"),
+        ("resolution: 64", "resolution: 2", "2:13 resolution = 2: too small: stages[1] would stride over a map of 1 px; "
+         "use stride 1 there or a larger resolution"),
+        ("resolution: 64", "resolution: 64\nscaling: {resolution: 1}", "3:23 scaling.resolution = 1.0: too small: stem "
+         "would stride over a map of 1 px; use stride 1 there or a larger resolution"),
+        ("resolution: 64", "resolution: 64\nscaling: {phi: 2}", "3:16 scaling.phi = 2.0: the spec has no alpha, beta or "
+         "gamma to raise to phi"),
+        ("resolution: 64", "resolution: 64\nscaling: {alpha: 1e-9, phi: -100}", "3:18 scaling.alpha = 1e-09: expected a "
+         "number from 0.1 to 10"),
+        ("resolution: 64", "resolution: '64'", "2:13 resolution = 64: expected a whole number from 1 to 65,536; write it "
+         "without quotes"),
+        ("stride: 2", "stride: true", "6:63 stages[1].stride = true: expected 1 or 2"),
+        ("stride: 2", "stride: 2.0", "6:63 stages[1].stride = 2.0: expected 1 or 2"),
         ("resolution: 64", "resolution: 64\nscaling: {gamma: 1.5, phi: 80}", "3:28 scaling.phi = 80.0: an image of "
          "7.82493e+15 px; expected 1 to 65,536"),
         ("resolution: 64", "resolution: 64\nscaling: {gamma: 2, phi: -8}", "3:26 scaling.phi = -8.0: an image of 0.25 "
@@ -191,6 +199,7 @@ JUNK = st.one_of(
 
 
 @given(place=st.sampled_from(PLACES), junk=JUNK)
+@pytest.mark.filterwarnings("ignore::effnet_builder.ScalingWarning")
 def test_any_value_anywhere_works_or_is_refused(place: Path, junk: object) -> None:
     broken = changed(B0, place, lambda parent, key: parent.__setitem__(key, junk))
     try:

@@ -8,6 +8,7 @@ import pickle
 import pytest
 
 from effnet_builder import ArchSpec, Plan, load_spec, resolve
+from effnet_builder.arch.spec import Norm
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +99,20 @@ def test_a_spec_made_in_python_resolves_and_varies(b0: Plan) -> None:
     assert spec == b0.spec
     assert resolve(spec, phi=1) == resolve(b0.spec, phi=1)
     assert spec.vary({}) is spec
+
+
+def test_a_changed_copy_is_what_it_says(b0: Plan) -> None:
+    copied = b0.spec.model_copy(update={"resolution": 128})
+    assert resolve(copied, num_classes=10).resolution == 128
+    assert "resolution: 128" in copied.to_yaml()
+    assert b0.spec.model_copy().document is b0.spec.document
+
+
+def test_overrides_take_models_and_numpys_numbers(b0: Plan) -> None:
+    numpy = pytest.importorskip("numpy")
+    spec = load_spec(
+        "efficientnet-b0", {"norm": Norm(eps=0.01), "resolution": numpy.int64(96), "drop_path.rate": numpy.float32(0.5)}
+    )
+    assert (spec.norm.eps, spec.norm.momentum, spec.resolution, spec.drop_path.rate) == (0.01, 0.1, 96, 0.5)
+    with pytest.raises(TypeError, match="expected plain data, not object"):
+        b0.spec.vary({"resolution": object()})

@@ -79,6 +79,7 @@ def test_the_limit_of_0_9_fires_for_b3_stage_1_alone() -> None:
         (257.6, "nearest", 1, 0.0, False, 258),
         (12.0, "none", 8, 0.9, False, 12),
         (12.7, "none", 8, 0.9, True, 12),
+        (100 * 1.1, "none", 1, 0.0, False, 110),  # 110.00000000000001
     ],
 )
 def test_rounding(value: float, mode: str, divisor: int, limit: float, truncate: bool, expected: int) -> None:
@@ -140,10 +141,16 @@ def test_drop_path_schedules() -> None:
 
 
 def test_a_rule_far_from_doubling_warns_and_works(write_yaml: WriteYaml) -> None:
-    path = write_yaml("extends: efficientnet-b0\nname: wide\nscaling: {beta: 1.5}\n")
+    spec = load_spec(write_yaml("extends: efficientnet-b0\nname: wide\nscaling: {beta: 1.5}\n"))
     with pytest.warns(ScalingWarning, match=r"wide: alpha \* beta\^2 \* gamma\^2 = 3.571, not about 2"):
-        spec = load_spec(path)
-    assert resolve(spec).width == 1
+        assert resolve(spec).width == 1
+
+
+def test_a_phi_without_effect_warns(write_yaml: WriteYaml) -> None:
+    spec = load_spec(write_yaml("extends: efficientnet-b4\nname: mine\nscaling: {phi: 3}\n"))
+    with pytest.warns(ScalingWarning, match="mine: phi = 3 has no effect: depth, width and resolution are given"):
+        assert resolve(spec).width == 1.4
+    resolve(load_spec("notebook-b3"), width=1)  # depth still follows phi
 
 
 def test_parts_that_do_not_scale(write_yaml: WriteYaml) -> None:
@@ -169,5 +176,9 @@ def test_numbers_stay_as_written_where_nothing_is_scaled(write_yaml: WriteYaml) 
 
 
 def test_resolve_refuses_bad_keywords_with_the_value() -> None:
-    with pytest.raises(ConfigError, match=r"head.num_classes = 0: expected a whole number from 1 to 1,000,000"):
-        resolve(load_spec("efficientnet-b0"), num_classes=0)
+    spec = load_spec("efficientnet-b0")
+    for value in (0, True, 1.5, "7"):
+        with pytest.raises(ConfigError, match=r"head.num_classes = .*: expected a whole number from 1 to 1,000,000"):
+            resolve(spec, num_classes=value)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"scaling.phi = 3: expected a number from -100 to 100; write it without"):
+        resolve(spec, phi="3")  # type: ignore[arg-type]

@@ -15,11 +15,11 @@ from torchvision.transforms import v2
 
 from effnet_builder import ConfigError
 from effnet_builder.train.augment import InputPath, measure, random_crop
-from effnet_builder.train.data import Dataset, ImageSet, load_dataset, split
+from effnet_builder.train.data import Dataset, ImageSet, free_memory, load_dataset, split
 from effnet_builder.train.engine import Diverged, choose_device, epoch_generator, evaluate, fit
 from effnet_builder.train.loggers import CsvLogger, EpochMetrics
 from effnet_builder.train.recipe import Augment, Normalize, Recipe, load_recipe
-from effnet_builder.train.run import next_free, run_directory, save_weights
+from effnet_builder.train.run import claim, claim_next, publishing, save_weights
 
 PLAIN = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -143,9 +143,36 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
 
 def test_data_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_folder(tmp_path / "data")
-    monkeypatch.setattr("os.sysconf", lambda name: 1)
+    monkeypatch.setattr("effnet_builder.train.data.free_memory", lambda: 1)
     with pytest.raises(ConfigError, match="6 images of 12 px need 0.0 GB of memory"):
         load(f"folder:{root}")
+
+
+def test_free_memory_is_a_plausible_number() -> None:
+    free = free_memory()
+    assert free is None or 10**7 < free < 10**15
+
+
+def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    root = make_folder(tmp_path / "data")
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", b""), (b"IEND", b""))
+    png = b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+    (root / "train" / "cat" / "0-12x12.png").write_bytes(b"\x89PNG\r\n\x1a\n" + png)
+    with pytest.raises(ConfigError, match="not a readable image: Image size .* exceeds limit"):
+        load(f"folder:{root}")
+
+
+def test_files_that_are_no_images_are_counted(tmp_path: Path) -> None:
+    root = make_folder(tmp_path / "data")
+    for name in ("train/cat/a.gif", "test/dog/notes.txt"):
+        (root / name).write_text("x")
+    assert load(f"folder:{root}").ignored == 2
 
 
 def test_split_is_seeded_and_loses_nothing() -> None:
@@ -319,18 +346,36 @@ def test_metrics_are_on_disk_after_each_epoch(tmp_path: Path) -> None:
 
 def test_a_run_directory_is_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "runs" / "first"
-    with run_directory(target) as folder:
+    folder = claim(target)
+    with publishing(folder, target):
         (folder / "file").write_text("x")
         assert not target.exists()
     assert [path.name for path in target.iterdir()] == ["file"]
-    with pytest.raises(FileExistsError), run_directory(target):
-        pass
-    for error in (RuntimeError, KeyboardInterrupt):
-        with pytest.raises(error), run_directory(tmp_path / "runs" / "second") as folder:
+    with pytest.raises(FileExistsError, match="exists already, and is not overwritten"):
+        claim(target)
+    second = tmp_path / "runs" / "second"
+    for error in (RuntimeError, KeyboardInterrupt, SystemExit):
+        folder = claim(second)
+        with pytest.raises(error), publishing(folder, second):
             (folder / "file").write_text("x")
             raise error
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["first"]
-    assert next_free(tmp_path / "runs", "first") == tmp_path / "runs" / "first-1"
+
+
+def test_two_runs_never_share_a_name(tmp_path: Path) -> None:
+    found = [claim_next(tmp_path, "run") for _ in range(3)]
+    assert [target.name for target, _ in found] == ["run-1", "run-2", "run-3"]
+    assert len({folder for _, folder in found}) == 3
+    with pytest.raises(FileExistsError, match="another run is at work on it, or was killed"):
+        claim(tmp_path / "run-2")
+
+
+def test_a_finished_run_is_kept_where_its_place_was_taken(tmp_path: Path) -> None:
+    target, folder = claim_next(tmp_path, "run")
+    with pytest.raises(OSError, match=r"the finished run lies in .*\.run-1\.unfinished"), publishing(folder, target):
+        (folder / "weights").write_text("precious")
+        (target / "somebody's").mkdir(parents=True)
+    assert (folder / "weights").read_text() == "precious"
 
 
 def test_weights_round_trip_in_any_memory_format(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from .plan import ConvPlan, HeadPlan, LinearPlan, MBConvPlan, Plan
 
-# These need their input for the gradient; relu, relu6 and sigmoid make do with their output (torch's derivatives).
+# These need their input for the gradient; relu and sigmoid make do with their output (torch's derivatives).
 _KEEPS_INPUT = frozenset({"silu", "hardswish", "gelu", "hardsigmoid", "relu6"})
 
 
@@ -79,9 +79,12 @@ def analyze(plan: Plan) -> Analysis:
 
 def _block(block: MBConvPlan) -> list[RowCost]:
     costs = [RowCost(row, _conv(row)) for row in block.rows]
+    expansion, depthwise = block.expansion, block.depthwise
+    if expansion and depthwise.padding == "same" and expansion.activation not in _KEEPS_INPUT:
+        # The activation keeps its output, the depthwise convolution a padded copy of it.
+        costs[1] = RowCost(depthwise, costs[1].cost + Cost(saved=costs[0].cost.activations))
     if block.squeeze_excite is not None:
         # The pooled input of `reduce`, and the product with the gate: the input of the projection.
-        depthwise = block.depthwise
         kept = depthwise.out_channels * (1 + depthwise.out_resolution**2)
         gate = costs[-2]
         costs[-2] = RowCost(gate.row, gate.cost + Cost(saved=kept))

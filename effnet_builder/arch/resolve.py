@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
 from typing import TypeVar
 
 from ..config import Path, Problem, format_value
 from .plan import ConvPlan, HeadPlan, LinearPlan, MBConvPlan, Plan, SqueezeExcitePlan, StagePlan
-from .scaling import drop_path_rate, multiplier, round_to
+from .scaling import compound_growth, drop_path_rate, multiplier, round_to
 from .spec import (
     MAX_BLOCKS,
     MAX_CHANNELS,
@@ -17,6 +19,8 @@ from .spec import (
     Norm,
     PaddingMode,
     Rounding,
+    Scaling,
+    ScalingWarning,
     SqueezeExcite,
     variant_overrides,
 )
@@ -37,12 +41,17 @@ def resolve(
     """Scale and round the spec, and lay out its layers.
 
     The keywords replace values of the spec; `phi` also drops explicit multipliers, so that the rule applies. Raises
-    ConfigError with every mistake, each located where the spec says it.
+    ConfigError with every mistake, each located where the spec says it; warns (ScalingWarning) where
+    alpha * beta² * gamma² is far from 2, and where phi has no effect.
     """
     changes = variant_overrides(
         phi=phi, width=width, depth=depth, resolution=resolution, num_classes=num_classes, in_channels=in_channels
     )
-    return _Resolver(spec.vary(changes)).plan()
+    spec = spec.vary(changes)
+    plan = _Resolver(spec).plan()
+    for text in _unusual(spec.scaling):
+        warnings.warn(f"{spec.name}: {text}", ScalingWarning, stacklevel=2)
+    return plan
 
 
 Setting = TypeVar("Setting", Norm, SqueezeExcite)
@@ -57,10 +66,8 @@ class _Resolver:
         self.problems: list[Problem] = []
         self.depth = multiplier(rule.depth, rule.alpha, rule.phi)
         self.width = multiplier(rule.width, rule.beta, rule.phi)
-        powers = ((rule.depth, rule.alpha), (rule.width, rule.beta), (rule.resolution, rule.gamma))
-        if rule.phi and all(explicit is not None or base is None for explicit, base in powers):
-            message = "has no effect, since depth, width and resolution are explicit or have no alpha, beta, gamma"
-            self._refuse(message, ("scaling", "phi"), rule.phi)
+        if rule.phi and (rule.alpha, rule.beta, rule.gamma) == (None, None, None):
+            self._refuse("the spec has no alpha, beta or gamma to raise to phi", ("scaling", "phi"), rule.phi)
 
     def plan(self) -> Plan:
         spec = self.spec
@@ -81,7 +88,7 @@ class _Resolver:
             "stem", spec.in_channels, stem_channels, spec.stem.kernel_size, resolution, stride=spec.stem.stride,
             padding=spec.padding, norm=spec.norm, activation=spec.stem.activation or spec.activation,
         )  # fmt: skip
-        self._check_stride(("stem", "stride"), stem)
+        self._check_stride("stem", stem)
         stages = self._stages(stem, widths, depths)
         last = stages[-1].blocks[-1].projection
         conv = _conv(
@@ -107,7 +114,7 @@ class _Resolver:
             for j in range(depths[i]):
                 rate = drop_path_rate(spec.drop_path.rate, spec.drop_path.schedule, index, sum(depths))
                 block = self._mbconv(f"stages.{i}.{j}", i, before, widths[i], row.stride if j == 0 else 1, rate)
-                self._check_stride(("stages", i, "stride"), block.depthwise)
+                self._check_stride(f"stages[{i}]", block.depthwise)
                 blocks.append(block)
                 before, index = block.projection, index + 1
             stages.append(StagePlan(f"stages.{i}", row.type, tuple(blocks)))
@@ -177,10 +184,12 @@ class _Resolver:
             self._refuse(f"{error} after scaling, and its rounding mode is 'none'", path, self._value(path))
             return 1
 
-    def _check_stride(self, path: Path, conv: ConvPlan) -> None:
-        if conv.stride > 1 and conv.in_resolution == 1:
-            message = "nothing is left to stride over: the map is 1 px wide here; use stride 1 or a larger resolution"
-            self._refuse(message, path, conv.stride)
+    def _check_stride(self, name: str, conv: ConvPlan) -> None:
+        if conv.stride > 1 and conv.in_resolution == 1 and not self.problems:
+            explicit = self.spec.scaling.resolution is not None
+            path: Path = ("scaling", "resolution") if explicit else ("resolution",)
+            message = f"too small: {name} would stride over a map of 1 px; use stride 1 there or a larger resolution"
+            self._refuse(message, path, self._value(path))
 
     def _cause(self, dimension: str) -> Path:
         """The path of what sets a multiplier."""
@@ -245,6 +254,19 @@ def _squeeze_excite(
 def _merged(base: Setting, row: Setting | None) -> Setting:
     """The network's setting with what the row says of it."""
     return base if row is None else base.model_copy(update={name: getattr(row, name) for name in row.model_fields_set})
+
+
+def _unusual(rule: Scaling) -> Iterator[str]:
+    """What is legal in a scaling rule, but hardly meant."""
+    powers = ((rule.depth, rule.alpha), (rule.width, rule.beta), (rule.resolution, rule.gamma))
+    if rule.phi and all(explicit is not None or base is None for explicit, base in powers):
+        yield f"phi = {rule.phi:g} has no effect: depth, width and resolution are given explicitly, or have no power"
+    growth = compound_growth(rule.alpha, rule.beta, rule.gamma)
+    if (rule.alpha, rule.beta, rule.gamma) != (None, None, None) and not 1.8 <= growth <= 2.2:
+        yield (
+            f"alpha * beta^2 * gamma^2 = {growth:.4g}, not about 2: the MACs grow by {growth:.4g} for each step of phi "
+            "(Tan & Le 2019, equation 3)"
+        )
 
 
 def _count(number: int) -> str:

@@ -29,9 +29,9 @@ def round_to(value: float, mode: str, divisor: int = 1, limit: float = 0.0, trun
     if truncate:
         value = int(value)
     if mode == "none":
-        if value != int(value):
+        if not math.isclose(value, round(value), rel_tol=1e-9):  # 100 * 1.1 is 110.00000000000001
             raise ValueError(f"{value:.6g} is not a whole number")
-        return int(value)
+        return round(value)
     if mode == "nearest":
         rounded = int(value + divisor / 2) // divisor * divisor
         if rounded < limit * value:

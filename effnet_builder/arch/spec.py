@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..config import StrictModel, load_document, nodes_of, override, validate
-from .scaling import compound_growth
 
 MAX_CHANNELS = 1_000_000
 MAX_BLOCKS = 1_000
@@ -29,9 +27,16 @@ def _odd(value: int) -> int:
     return value
 
 
+def _one_or_two(value: object) -> object:
+    if type(value) is not int or value not in (1, 2):
+        raise ValueError("expected 1 or 2")
+    return value
+
+
 Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
 KernelSize = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
-Stride = Literal[1, 2]
+# A Literal alone would take True and 2.0 for its members.
+Stride = Annotated[Literal[1, 2], BeforeValidator(_one_or_two)]
 Multiplier = Annotated[float, Field(gt=0, le=100)]
 Text = Annotated[str, Field(max_length=2000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100, description="a name")]
@@ -77,9 +82,9 @@ class Scaling(StrictModel):
     """Multipliers of depth, width and resolution: explicit, else alpha, beta, gamma raised to phi."""
 
     phi: float = Field(0.0, ge=-100, le=100, description="compound coefficient")
-    alpha: float | None = Field(None, gt=0, le=10, description="depth multiplier at phi = 1")
-    beta: float | None = Field(None, gt=0, le=10, description="width multiplier at phi = 1")
-    gamma: float | None = Field(None, gt=0, le=10, description="resolution multiplier at phi = 1")
+    alpha: float | None = Field(None, ge=0.1, le=10, description="depth multiplier at phi = 1")
+    beta: float | None = Field(None, ge=0.1, le=10, description="width multiplier at phi = 1")
+    gamma: float | None = Field(None, ge=0.1, le=10, description="resolution multiplier at phi = 1")
     depth: Multiplier | None = Field(None, description="explicit depth multiplier, instead of alpha ** phi")
     width: Multiplier | None = Field(None, description="explicit width multiplier, instead of beta ** phi")
     resolution: Annotated[float, Field(ge=1, le=MAX_RESOLUTION)] | None = Field(
@@ -190,19 +195,15 @@ class ArchSpec(StrictModel):
 
 
 class ScalingWarning(UserWarning):
-    """A scaling rule is legal but unusual."""
+    """A scaling rule is legal but unusual; `resolve` says how."""
 
 
 def load_spec(source: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> ArchSpec:
     """An archspec by name (`efficientnet-b4`) or a YAML file by path, with values replaced by path.
 
-    `overrides={"stages[2].stride": 1}`. Raises ConfigError with every mistake; warns (ScalingWarning) where
-    alpha * beta² * gamma² is far from 2.
+    `overrides={"stages[2].stride": 1}`. Raises ConfigError with every mistake.
     """
-    document = override(load_document(source, "archspecs"), nodes_of(overrides or {}))
-    spec = validate(ArchSpec, document)
-    _check_growth(spec)
-    return spec
+    return validate(ArchSpec, override(load_document(source, "archspecs"), nodes_of(overrides or {})))
 
 
 def variant_overrides(**values: float | None) -> dict[str, object]:
@@ -213,19 +214,6 @@ def variant_overrides(**values: float | None) -> dict[str, object]:
         changes = dict.fromkeys(("scaling.phi", "scaling.depth", "scaling.width", "scaling.resolution"))
     for name, value in values.items():
         if value is not None:
-            changes[paths.get(name, f"scaling.{name}")] = int(value) if value % 1 == 0 else value
+            whole = isinstance(value, float) and value.is_integer()
+            changes[paths.get(name, f"scaling.{name}")] = int(value) if whole else value
     return changes
-
-
-def _check_growth(spec: ArchSpec) -> None:
-    rule = spec.scaling
-    if (rule.alpha, rule.beta, rule.gamma) == (None, None, None):
-        return
-    growth = compound_growth(rule.alpha, rule.beta, rule.gamma)
-    if not 1.8 <= growth <= 2.2:
-        warnings.warn(
-            f"{spec.name}: alpha * beta^2 * gamma^2 = {growth:.4g}, not about 2: "
-            f"the MACs grow by {growth:.4g} for each step of phi (Tan & Le 2019, equation 3)",
-            ScalingWarning,
-            stacklevel=3,
-        )

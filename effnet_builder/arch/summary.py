@@ -39,8 +39,12 @@ def render_summary(plan: Plan, analysis: Analysis) -> str:
 
 def totals_line(plan: Plan, analysis: Analysis) -> str:
     """`name: params, MACs at px`, to the last digit."""
-    total = analysis.total
-    return f"{plan.name}: {total.params:,} params, {total.macs:,} MACs at {plan.resolution} px"
+    return f"{plan.name}: {counts_line(plan, analysis)}"
+
+
+def counts_line(plan: Plan, analysis: Analysis) -> str:
+    """`params, MACs at px`, to the last digit."""
+    return f"{analysis.total.params:,} params, {analysis.total.macs:,} MACs at {plan.resolution} px"
 
 
 def summary_data(plan: Plan, analysis: Analysis) -> dict[str, object]:
@@ -58,9 +62,14 @@ def summary_data(plan: Plan, analysis: Analysis) -> dict[str, object]:
         "stem": _part_data("stem", "conv", None, plan.stem, plan.stem, analysis.stem),
         "stages": [
             _part_data(
-                stage.path, stage.type, len(stage.blocks), next(stage.blocks[0].rows), stage.blocks[-1].projection, cost
+                f"stages[{i}]",
+                stage.type,
+                len(stage.blocks),
+                next(stage.blocks[0].rows),
+                stage.blocks[-1].projection,
+                cost,
             )
-            for stage, cost in zip(plan.stages, analysis.stages, strict=True)
+            for i, (stage, cost) in enumerate(zip(plan.stages, analysis.stages, strict=True))
         ],
         "head": _part_data("head", "conv", None, plan.head.conv, _pooled(plan.head.conv), analysis.head),
     }

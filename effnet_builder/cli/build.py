@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +14,10 @@ from .. import __version__
 from ..arch.analysis import analyze
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
-from ..arch.spec import ArchSpec, load_spec, variant_overrides
-from ..arch.summary import align, render_summary, si, summary_data, totals_line
-from ..config import Mark, Node, node_of, parse_assignments, shipped, write_whole
-from .console import echo, fail, names, print_version, reporting
+from ..arch.spec import ArchSpec, load_spec
+from ..arch.summary import align, counts_line, render_summary, si, summary_data, totals_line
+from ..config import ConfigError, Mark, Node, Problem, load_document, node_of, shipped, write_whole
+from .console import EXIT_FAILURE, echo, fail, names, print_version, reporting, run, varied_spec
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -74,7 +75,7 @@ def build_arch(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    r"""Build a convolutional network from a YAML spec.
+    """Build a convolutional network from a YAML spec.
 
     Without options: check the spec, lay out the network, build the torch module without allocating its weights,
     compare the two, and print one line.
@@ -83,10 +84,19 @@ def build_arch(
     build-arch efficientnet-b0 --summary
     build-arch efficientnet-b0 --phi 3 --save mine.yaml
     build-arch mine.yaml --set stages.2.kernel_size=3 --format json
-    """
+    """  # noqa: D301 (the escape keeps the lines of the examples apart)
+    flags = {
+        "phi": phi,
+        "width": width,
+        "depth": depth,
+        "resolution": resolution,
+        "num_classes": num_classes,
+        "in_channels": in_channels,
+    }
+    varied = bool(assignments) or any(value is not None for value in flags.values())
     if list_specs:
-        if spec is not None or summary or layers or save is not None:
-            raise fail("--list stands alone; drop SPEC and the other options, or --list")
+        if spec is not None or summary or layers or save is not None or varied:
+            raise fail("--list goes with --format only; drop SPEC and the other options, or --list")
         with reporting("nothing was listed."):
             echo(_list(format_))
         return
@@ -95,14 +105,10 @@ def build_arch(
     if layers and (summary or format_ is Format.json):
         raise fail("--layers prints torchinfo's table only; drop --summary and --format json, or --layers")
     with reporting("nothing was built."):
-        flags = variant_overrides(
-            phi=phi, width=width, depth=depth, resolution=resolution, num_classes=num_classes, in_channels=in_channels
-        )
-        changes = _changes(flags, assignments)
-        loaded = load_spec(spec, changes)
+        loaded, changes = varied_spec(spec, assignments, **flags)
         plan = resolve(loaded)
-        if save is not None:
-            _save(loaded, plan, save, changes)
+        if phi is not None:
+            _note_dropped(spec, plan, changes)
         if layers:
             echo(_layers(plan))
         elif format_ is Format.json:
@@ -111,20 +117,26 @@ def build_arch(
             echo(render_summary(plan, analyze(plan)))
         else:
             echo(_check(plan))
+        if save is not None:
+            _save(loaded, plan, save, changes)
 
 
 def main() -> None:
     """Entry point of `build-arch`."""
-    app(prog_name="build-arch")
+    run(app, "build-arch")
 
 
-def _changes(flags: dict[str, object], assignments: list[str]) -> dict[str, Node]:
-    """Flags and `--set` arguments as changes of the document, each marked with the argument it came from."""
-    changes = {}
-    for path, value in flags.items():
-        flag = path.rpartition(".")[2].replace("_", "-")
-        changes[path] = node_of(value, Mark(f"--{flag} {value}"))
-    return changes | parse_assignments(assignments)
+def _note_dropped(source: str, plan: Plan, changes: dict[str, Node]) -> None:
+    """Say which explicit values of the spec gave way to `--phi`."""
+    before = load_document(source, "archspecs").value_at(("scaling",))
+    explicit = before if isinstance(before, dict) else {}
+    dropped = [
+        f"{name} {explicit[name]:g}"
+        for name in ("depth", "width", "resolution")
+        if explicit.get(name) is not None and changes[f"scaling.{name}"].value is None
+    ]
+    if dropped:
+        echo(f"note: --phi {plan.spec.scaling.phi:g} takes the place of the spec's {', '.join(dropped)}", err=True)
 
 
 def _check(plan: Plan) -> str:
@@ -137,7 +149,7 @@ def _check(plan: Plan) -> str:
         model = Network(plan)
     found = differences(model, plan)
     if found:
-        raise fail("\n".join(["plan and module disagree; this is a bug of effnet_builder:", *found]), code=1)
+        raise fail("\n".join(["plan and module disagree; this is a bug of effnet_builder:", *found]), EXIT_FAILURE)
     return f"{totals_line(plan, analyze(plan))}; {len(plan.blocks)} blocks; plan and module agree"
 
 
@@ -154,7 +166,10 @@ def _layers(plan: Plan) -> str:
     table = torchinfo.summary(
         model, size, device="meta", depth=5, verbose=0, col_names=columns, row_settings=("depth", "var_names")
     )
-    return str(table)
+    note = (
+        "torchinfo's mult-adds count each weight of norms and each bias once more; MACs are those of the weights alone:"
+    )
+    return f"{table}\n{note}\n{totals_line(plan, analyze(plan))}"
 
 
 def _list(format_: Format) -> str:
@@ -172,16 +187,18 @@ def _list(format_: Format) -> str:
 
 def _save(spec: ArchSpec, plan: Plan, file: Path, changes: dict[str, Node]) -> None:
     """Write the spec, whole, with `extends` and all changes worked in."""
+    mark = Mark(f"--save {file}")
     if file.suffix not in (".yaml", ".yml"):
-        raise fail(f"--save {file}: expected a name that ends in .yaml")
-    if file.exists():
-        raise fail(f"--save {file}: exists already, and is not overwritten")
+        raise ConfigError([Problem("expected a name that ends in .yaml", mark=mark)])
+    if os.path.lexists(file):
+        raise ConfigError([Problem("exists already, and is not overwritten", mark=mark)])
     if changes:
         said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
-        spec = spec.vary({"name": file.stem, "description": f"{spec.name} with {said}"[:2000], "published": None})
-    header = f"# {totals_line(plan, analyze(plan))}. Written by effnet_builder {__version__}.\n"
+        own = {"name": node_of(file.stem, mark), "description": f"{spec.name} with {said}"[:2000], "published": None}
+        spec = spec.vary({path: value for path, value in own.items() if path not in changes})
+    header = f"# {spec.name}: {counts_line(plan, analyze(plan))}. Written by effnet_builder {__version__}.\n"
     try:
         write_whole(file, header + spec.to_yaml())
     except OSError as error:
-        raise fail(f"--save {file}: {error.strerror or error}") from None
+        raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
     echo(f"wrote {file}", err=True)

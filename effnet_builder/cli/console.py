@@ -1,31 +1,56 @@
-"""What the commands share: how mistakes and warnings reach the person, and colour only where it is wanted."""
+"""What the commands share: how results, mistakes and warnings reach the person, and the flags that vary a spec."""
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
 
 from .. import __version__
-from ..config import ConfigError, Kind, shipped
+from ..arch.spec import ArchSpec, load_spec, variant_overrides
+from ..config import ConfigError, Kind, Mark, Node, node_of, parse_assignments, printable, shipped
 
+EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
+
+_lost_output: list[str] = []
+
+
+def run(app: typer.Typer, name: str) -> None:
+    """Run a command; exit with 1 where its output could not be written, unless the reader had enough of it."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
+    try:
+        app(prog_name=name)
+    except SystemExit as done:
+        if _lost_output and done.code in (0, None):
+            raise SystemExit(EXIT_FAILURE) from None
+        raise
 
 
 def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None = None) -> None:
-    """Print text; styles only on a terminal, and never where NO_COLOR is set."""
+    """Print text; styles only on a terminal, and never where NO_COLOR is set. A closed or full output stops nothing."""
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     styled = text if plain or not (bold or colour) else typer.style(text, bold=bold, fg=colour)
-    typer.echo(styled, err=err)
+    try:
+        typer.echo(styled, err=err)
+    except OSError as error:
+        # Nobody reads on, or the disk is full: what follows goes nowhere, also what Python flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
+        if error.errno != errno.EPIPE and not err:
+            _lost_output.append(text)
+            echo(f"standard output: {error.strerror}", err=True, colour="red")
 
 
 def fail(message: str, code: int = EXIT_MISTAKE) -> typer.Exit:
     """Print one sentence to stderr; raise what this returns."""
-    echo(message, err=True, colour="red")
+    echo(printable(message) if "\n" not in message else message, err=True, colour="red")
     return typer.Exit(code)
 
 
@@ -41,6 +66,29 @@ def reporting(nothing_done: str) -> Iterator[None]:
             echo(str(error), err=True, colour="red")
             echo(f"{count} problem{'s' if count > 1 else ''}; {nothing_done}", err=True)
             raise typer.Exit(EXIT_MISTAKE) from None
+
+
+def varied_spec(
+    source: str, assignments: Sequence[str] = (), **flags: float | None
+) -> tuple[ArchSpec, dict[str, Node]]:
+    """The spec with the flags of `variant_overrides` and `--set` worked in, and the changes, marked as arguments.
+
+    Raises ConfigError with the mistakes of the file and of the arguments.
+    """
+    changes = {}
+    for path, value in variant_overrides(**flags).items():
+        flag = path.rpartition(".")[2].replace("_", "-")
+        changes[path] = node_of(value, Mark(f"--{flag} {value}"))
+    given = [path for path, node in changes.items() if node.value is not None]
+    settings, problems = parse_assignments(assignments, given)
+    changes |= settings
+    try:
+        spec = load_spec(source, changes)
+    except ConfigError as error:
+        raise ConfigError([*problems, *error.problems]) from None
+    if problems:
+        raise ConfigError(problems)
+    return spec, changes
 
 
 def names(kind: Kind, incomplete: str) -> list[str]:

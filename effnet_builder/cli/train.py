@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
@@ -14,18 +15,20 @@ from .. import __version__
 from ..arch.analysis import analyze
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
-from ..arch.spec import load_spec
-from ..arch.summary import totals_line
-from ..config import Mark, Problem, node_of
+from ..arch.summary import si, totals_line
+from ..config import ConfigError, Mark, Problem, node_of
 from ..train.recipe import Normalize, Recipe, load_recipe
-from ..train.run import next_free, run_directory
-from .console import echo, fail, names, print_version, reporting
+from ..train.run import claim, claim_next, publishing
+from .console import EXIT_FAILURE, echo, fail, names, print_version, reporting, run, varied_spec
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
     from ..train.data import Dataset, Progress
+
+EXIT_INTERRUPTED = 128 + signal.SIGINT
+EXIT_TERMINATED = 128 + signal.SIGTERM
 
 app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
@@ -78,7 +81,7 @@ def train_arch(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    r"""Train the network of a YAML spec, and test it.
+    """Train the network of a YAML spec, and test it.
 
     The classifier gets one output for each class of the data. The run directory holds spec, recipe, metrics.csv,
     result.json and the weights; it appears when the run is done, whole.
@@ -86,27 +89,41 @@ def train_arch(
     \b
     train-arch efficientnet-pico
     train-arch efficientnet-pico --data folder:images --epochs 2 --out runs/first
-    """
+    """  # noqa: D301 (the escape keeps the lines of the examples apart)
     with reporting("nothing was trained."):
-        plan = resolve(load_spec(spec), resolution=resolution)
+        plan = resolve(varied_spec(spec, resolution=resolution)[0])
         changes = {} if epochs is None else {"epochs": node_of(epochs, Mark(f"--epochs {epochs}"))}
         chosen = load_recipe(recipe or ("digits" if data == "digits" else "small-images"), changes)
-        target = out or next_free(Path("runs"), f"{plan.name}-{data.partition(':')[0]}")
-        if target.exists():
-            raise fail(f"--out {target}: exists already, and is not overwritten")
+        signal.signal(signal.SIGTERM, _terminate)
         try:
-            with run_directory(target) as folder:
+            target, folder = _claim(out, f"{plan.name}-{data.partition(':')[0]}")
+            with publishing(folder, target):
                 _train(plan, chosen, data, folder, device.value)
         except OSError as error:
-            raise fail(f"{target}: {error.strerror or error}; nothing was kept", code=1) from None
+            raise fail(f"{error}", EXIT_FAILURE) from None
         except KeyboardInterrupt:
-            raise fail("interrupted; nothing was kept", code=130) from None
+            raise fail("interrupted; nothing was kept", EXIT_INTERRUPTED) from None
     echo(f"wrote {target}", bold=True)
 
 
 def main() -> None:
     """Entry point of `train-arch`."""
-    app(prog_name="train-arch")
+    run(app, "train-arch")
+
+
+def _terminate(*_: object) -> None:
+    raise fail("terminated; nothing was kept", EXIT_TERMINATED)
+
+
+def _claim(out: Path | None, default: str) -> tuple[Path, Path]:
+    """Target and hidden folder of this run."""
+    if out is None:
+        return claim_next(Path("runs"), default)
+    try:
+        return out, claim(out)
+    except OSError as error:
+        reason = error.strerror if error.errno else error
+        raise ConfigError([Problem(f"{reason}", mark=Mark(f"--out {out}"))]) from None
 
 
 def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str) -> None:
@@ -116,7 +133,7 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
 
     from ..models.network import Network
     from ..train.augment import InputPath, measure
-    from ..train.data import load_dataset, split
+    from ..train.data import free_memory, load_dataset, split
     from ..train.engine import Diverged, choose_device, evaluate, fit
     from ..train.loggers import ConsoleLogger, CsvLogger
     from ..train.run import save_weights
@@ -133,24 +150,31 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
     recipe = recipe.vary({"normalize": normalize.model_dump()})
     inputs = InputPath(plan.resolution, normalize, recipe.augment)
 
+    echo(totals_line(plan, analyze(plan)))
+    echo(f"{dataset.name}: {len(train):,} images to train, {len(valid):,} to validate, {len(dataset.test):,} to test")
+    if dataset.ignored:
+        echo(f"{dataset.ignored:,} files are left out: their names are not those of images", err=True)
+    echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}")
+    _check_memory(plan, free_memory())
     torch.manual_seed(recipe.seed)
     model = Network(plan).to(device)
-    echo(f"{totals_line(plan, analyze(plan))}")
-    echo(f"{dataset.name}: {len(train):,} images to train, {len(valid):,} to validate, {len(dataset.test):,} to test")
-    echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}")
-    progress = ConsoleLogger(console, recipe.epochs)
+    progress = ConsoleLogger(console, recipe.epochs, echo)
     try:
         history = fit(model, train, valid, recipe, inputs, [progress, CsvLogger(folder / "metrics.csv")])
+        test = evaluate(model, dataset.test.to(device), recipe.batch_size, inputs)
     except Diverged as error:
-        raise fail(f"{error}; nothing was kept", code=1) from None
+        raise fail(f"{error}; nothing was kept", EXIT_FAILURE) from None
+    except torch.OutOfMemoryError:
+        need = si(recipe.batch_size * analyze(plan).training_bytes_per_image, "B")
+        message = f"out of memory on {device}: a batch of {recipe.batch_size} keeps about {need}; nothing was kept"
+        raise fail(message, EXIT_FAILURE) from None
     finally:
         progress.close()
-    test = evaluate(model, dataset.test.to(device), recipe.batch_size, inputs)
     echo(f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}, on {len(dataset.test):,} images", bold=True)
 
     save_weights(model, folder / "model.safetensors")
-    (folder / "spec.yaml").write_text(plan.spec.to_yaml())
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    (folder / "spec.yaml").write_text(plan.spec.to_yaml(), encoding="utf-8")
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     result = {
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
@@ -173,6 +197,14 @@ def _environment(device: torch.device) -> dict[str, object]:
         "torch": torch.__version__,
         "effnet_builder": __version__,
     }
+
+
+def _check_memory(plan: Plan, free: int | None) -> None:
+    """Refuse a network whose weights, gradients and momentum do not fit."""
+    needed = 3 * analyze(plan).weight_bytes
+    if free is not None and needed > free:
+        message = f"weights, gradients and momentum need {si(needed, 'B')} of memory, {si(free, 'B')} are free"
+        raise ConfigError([Problem(message, mark=Mark(plan.name))])
 
 
 def _with_classes(plan: Plan, dataset: Dataset) -> Plan:

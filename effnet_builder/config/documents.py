@@ -17,6 +17,7 @@ Kind = Literal["archspecs", "recipes"]
 
 _MAX_CHAIN = 8
 _SUFFIXES = (".yaml", ".yml")
+_INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 # What a document says of itself is not true of one that extends it.
 _NOT_INHERITED = ("name", "description", "source", "published")
 
@@ -36,7 +37,7 @@ def load_document(source: str | os.PathLike[str], kind: Kind) -> Document:
     """
     name = os.fspath(source)
     if not _is_path(name):
-        file = _shipped_file(name, kind, Mark(""))
+        file = _shipped_file(name, kind)
         return _load(file, str(file), file.parent, kind, ())
     return _load(File(name), name, File(name).parent, kind, ())
 
@@ -46,7 +47,7 @@ def override(document: Document, changes: Mapping[str, Node]) -> Document:
     problems = list(document.problems)
     root = document.root
     for path, value in changes.items():
-        if not re.fullmatch(r"\w+(\.\w+|\[\d+\])*", path):
+        if not re.fullmatch(r"\w+(\.\w+|\[\d+\])*", path, re.ASCII):
             problems.append(Problem(f"expected a path such as stages.2.stride, found {path!r}", mark=value.mark))
             continue
         nested = value
@@ -56,26 +57,32 @@ def override(document: Document, changes: Mapping[str, Node]) -> Document:
     return Document(root, tuple(problems))
 
 
-def parse_assignments(texts: Iterable[str], flag: str = "--set") -> dict[str, Node]:
-    """`path=value` arguments to values by path, read by the rules of the YAML files. Raises ConfigError."""
+def parse_assignments(texts: Iterable[str], taken: Iterable[str] = ()) -> tuple[dict[str, Node], list[Problem]]:
+    """`--set` arguments, `path=value`, to values by path, read by the rules of the YAML files, and their mistakes.
+
+    `taken` are paths that other arguments set already.
+    """
     values: dict[str, Node] = {}
     problems: list[Problem] = []
     for text in texts:
-        mark = Mark(f"{flag} {shorten(text)}")
+        mark = Mark(f"--set {shorten(text)}")
         path, equals, value = text.partition("=")
-        if not equals or not path.strip():
+        path = re.sub(r"\[(\d+)\]", r".\1", path.strip())
+        if not equals or not path:
             problems.append(Problem("expected path=value, such as stages.2.stride=1", mark=mark))
             continue
+        if path in values or path in taken:
+            problems.append(Problem("set twice by the arguments", mark=mark))
         try:
             document = parse_yaml(value, mark.source) if value.strip() else Document(node_of(None, mark))
         except ConfigError as error:
             problems += [replace(found, mark=mark) for found in error.problems]
             continue
-        problems += [replace(found, path=(), mark=mark) for found in document.problems]
-        values[path.strip()] = node_of(plain(document.root), mark)
-    if problems:
-        raise ConfigError(problems)
-    return values
+        if document.problems:
+            problems += [replace(found, path=(), mark=mark) for found in document.problems]
+        else:
+            values[path] = node_of(plain(document.root), mark)
+    return values, problems
 
 
 def nodes_of(overrides: Mapping[str, object]) -> dict[str, Node]:
@@ -121,8 +128,7 @@ def _load(file: File, label: str, root: File, kind: Kind, chain: tuple[File, ...
 def _extended_file(name: str, file: File, root: File, kind: Kind, mark: Mark) -> tuple[File, File]:
     """The file that `extends: name` means, and the folder that its own `extends` may not leave."""
     if not _is_path(name):
-        sibling = file.parent / f"{name}.yaml"
-        target = _shipped_file(name, kind, mark, f"./{name}.yaml" if sibling.is_file() else None)
+        target = _shipped_file(name, kind, mark, file.parent)
         return target, target.parent
     target = file.parent / name
     try:
@@ -132,21 +138,24 @@ def _extended_file(name: str, file: File, root: File, kind: Kind, mark: Mark) ->
     if not inside or os.path.isabs(name):
         allowed = "expected a shipped name or a relative path that stays inside the folder of the spec"
         raise ConfigError([Problem(allowed, ("extends",), format_value(name), mark)])
+    if not target.is_file():
+        raise ConfigError([Problem("no such file", ("extends",), format_value(name), mark)])
     return target, root
 
 
-def _shipped_file(name: str, kind: Kind, mark: Mark, sibling: str | None = None) -> File:
+def _shipped_file(name: str, kind: Kind, extends: Mark | None = None, folder: File = File()) -> File:
+    """The shipped document of this name; a file of this name in `folder` is only a hint."""
     files = shipped(kind)
     if name in files:
         return files[name]
     what = {"archspecs": "archspec", "recipes": "recipe"}[kind]
-    hint = f"; did you mean {sibling!r}?" if sibling else nearest(name, list(files))
-    if not hint:
-        hint = f"; there are {', '.join(list(files)[:6])}, ..." if len(files) > 6 else f"; there are {', '.join(files)}"
+    near = [path for path in (f"./{name}.yaml", f"./{name}") if name and os.path.isfile(folder / path)]
+    some = ", ".join(list(files)[:6]) + (", ..." if len(files) > 6 else "")
+    hint = f"; did you mean {near[0]!r}?" if near else nearest(name, list(files)) or f"; there are {some}"
     message = f"no {what} has this name{hint}"
-    if mark.source:
-        raise ConfigError([Problem(message, ("extends",), format_value(name), mark)])
-    raise ConfigError([Problem(message, mark=Mark(shorten(name)))])
+    if extends is not None:
+        raise ConfigError([Problem(message, ("extends",), format_value(name), extends)])
+    raise ConfigError([Problem(message, mark=Mark(shorten(name) or "''"))])
 
 
 def _is_path(name: str) -> bool:
@@ -157,7 +166,7 @@ def _merge(base: Node, over: Node, path: Path, problems: list[Problem]) -> Node:
     """`over` on top of `base`: mappings merge, a mapping of indices changes items of a list, all else replaces."""
     if not isinstance(over.value, dict):
         return over
-    if isinstance(base.value, list) and over.value and all(key.isdecimal() for key in over.value):
+    if isinstance(base.value, list) and over.value and all(_INDEX.fullmatch(key) for key in over.value):
         items = list(base.value)
         for key, child in over.value.items():
             index = int(key)

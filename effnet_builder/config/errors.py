@@ -21,7 +21,9 @@ class Mark:
     column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.source}:{self.line}:{self.column}" if self.line else f"{self.source}:"
+        if not self.source:
+            return ""
+        return f"{printable(self.source)}:{self.line}:{self.column}" if self.line else f"{printable(self.source)}:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Problem:
         subject = format_path(self.path)
         if subject and self.value is not None:
             subject += f" = {self.value}"
-        return " ".join(str(part) for part in (self.mark, f"{subject}:" if subject else "", self.message) if part)
+        return " ".join(filter(None, (str(self.mark or ""), f"{subject}:" if subject else "", self.message)))
 
 
 class ConfigError(Exception):
@@ -75,9 +77,14 @@ def format_value(value: object) -> str:
 
 
 def shorten(text: str) -> str:
-    """At most 60 printable characters of `text`; what a terminal could obey is escaped."""
+    """At most 60 printable characters of `text`."""
     if len(text) > _MAX_VALUE_LENGTH:
         text = text[: _MAX_VALUE_LENGTH - 3] + "..."
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """The text, with everything escaped that a terminal could obey."""
     return text if text.isprintable() else ascii(text)[1:-1]
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
 from .documents import nearest, nodes_of, override
 from .errors import ConfigError, Mark, Path, Problem, format_value
-from .reading import Document, Node, node_of, plain
+from .reading import Document, Node, node_of, plain, read_scalar
 from .schema import Schema
 from .writing import dump_yaml
 
@@ -32,6 +32,13 @@ class StrictModel(BaseModel):
     def __eq__(self, other: object) -> bool:
         # Two specs are equal if they say the same, wherever they were written.
         return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def model_copy(self: Model, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Model:
+        """As pydantic's; a copy with changes is no longer what the document says."""
+        copied = super().model_copy(update=update, deep=deep)
+        if update:
+            copied._document = None
+        return copied
 
     @property
     def document(self) -> Document | None:
@@ -123,6 +130,8 @@ def _problem(schema: Schema, root: Node, path: Path, error: ErrorDetails) -> Pro
     hint = nearest(value, allowed.words()) if isinstance(value, str) else ""
     if error["type"] == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         hint = f"; write {int(value)}"
+    if error["type"] in ("int_type", "float_type") and isinstance(value, str) and read_scalar(value)[0] != value:
+        hint = "; write it without quotes"
     return Problem(f"expected {allowed.describe()}{hint}", path, shown, mark)
 
 

@@ -13,8 +13,10 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
 import yaml
+from pydantic import BaseModel
 
 from .errors import ConfigError, Mark, Path, Problem, format_value, shorten
 
@@ -58,6 +60,13 @@ class Document:
     root: Node
     problems: tuple[Problem, ...] = ()
 
+    def value_at(self, path: Path) -> object:
+        """The plain value at a path of keys; None where there is none."""
+        node: Node | None = self.root
+        for key in path:
+            node = node.value.get(str(key)) if node and isinstance(node.value, dict) else None
+        return plain(node) if node else None
+
 
 def read_document(path: str | os.PathLike[str]) -> Document:
     """Read one YAML file. Raises ConfigError where it is no readable, small, regular file of YAML text."""
@@ -86,6 +95,12 @@ def node_of(value: object, mark: Mark) -> Node:
         return Node({str(key): node_of(child, mark) for key, child in value.items()}, mark, mark)
     if isinstance(value, list | tuple):
         return Node([node_of(child, mark) for child in value], mark, mark)
+    if isinstance(value, BaseModel):
+        return node_of(value.model_dump(exclude_unset=True), mark)
+    if isinstance(value, Integral) and not isinstance(value, bool):  # also numpy's
+        value = int(value)
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        value = float(value)
     if value is None or isinstance(value, str | int | float):
         return Node(value, mark, mark)
     raise TypeError(f"{mark} expected plain data, not {type(value).__name__}")
@@ -93,7 +108,7 @@ def node_of(value: object, mark: Mark) -> Node:
 
 def _read_text(name: str) -> str:
     def refuse(reason: str) -> ConfigError:
-        return ConfigError([Problem(reason, mark=Mark(shorten(name) if not name.isprintable() else name))])
+        return ConfigError([Problem(reason, mark=Mark(name))])
 
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to must not wait.

@@ -19,6 +19,7 @@ Progress = Callable[[Iterable[object], int, str], Iterable[object]]
 """Wraps an iterable of known length and a description, to show how far it is."""
 
 _MODES = {1: "L", 3: "RGB"}
+_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Dataset:
     classes: tuple[str, ...]
     train: ImageSet
     test: ImageSet
+    ignored: int = 0  # files in the folders that are no images by their names
 
 
 def load_dataset(source: str, *, channels: int, size: int, progress: Progress) -> Dataset:
@@ -63,7 +65,7 @@ def load_dataset(source: str, *, channels: int, size: int, progress: Progress) -
     kind, colon, folder = source.partition(":")
     if kind != "folder" or not colon or not folder:
         raise _refuse(mark, "expected digits or folder:DIR")
-    return _folder(Path(folder).expanduser(), channels, size, progress, mark)
+    return _folder(Path(os.path.expanduser(folder)), channels, size, progress, mark)
 
 
 def split(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
@@ -118,6 +120,7 @@ def _folder(root: Path, channels: int, size: int, progress: Progress, mark: Mark
         tuple(train.classes),
         ImageSet(images[:cut], labels[:cut]),
         ImageSet(images[cut:], labels[cut:]),
+        sum(len(files) for part in ("train", "test") for _, _, files in os.walk(root / part)) - len(samples),
     )
 
 
@@ -127,7 +130,7 @@ def _read_all(paths: list[str], mode: str, size: int, progress: Progress, mark: 
     def read(path: str) -> np.ndarray | Problem:
         try:
             return _read_square(path, mode, size)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except _UNREADABLE as error:
             return Problem(f"not a readable image: {error}", mark=Mark(path))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -165,15 +168,24 @@ def _check_memory(samples: list[tuple[str, int]], channels: int, size: int, mark
     try:
         with Image.open(samples[0][0]) as first:
             side = min(size, *first.size)
-    except OSError:
+    except _UNREADABLE:
         return  # reported with all the others when it is read
     needed = 2 * len(samples) * channels * side**2
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > free:
+    free = free_memory()
+    if free is not None and needed > free:
         message = (
             f"{len(samples):,} images of {side} px need {needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} are free"
         )
         raise _refuse(mark, message)
+
+
+def free_memory() -> int | None:
+    """Bytes that can be had without swapping, where the system says so (Linux)."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _refuse(mark: Mark, message: str) -> ConfigError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -52,13 +54,13 @@ class CsvLogger:
 
 
 class ConsoleLogger:
-    """A progress bar on a terminal, and everywhere one line for each epoch."""
+    """A progress bar on a terminal, and everywhere one line for each epoch, printed by `say`."""
 
-    def __init__(self, console: Console, epochs: int) -> None:
-        self.console = console
+    def __init__(self, console: Console, epochs: int, say: Callable[[str], None]) -> None:
         self.epochs = epochs
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.say = partial(self.bar.console.print, markup=False) if console.is_terminal else say
         self.task = self.bar.add_task("epoch 1")
         self.bar.start()
 
@@ -69,14 +71,11 @@ class ConsoleLogger:
     def epoch(self, metrics: EpochMetrics) -> None:
         """Print the line of an epoch."""
         width = len(str(self.epochs))
-        self.bar.console.print(
+        self.say(
             f"epoch {metrics.epoch:{width}}/{self.epochs}  lr {metrics.lr:<8.4g}"
             f"  train loss {metrics.train_loss:.4f}, accuracy {metrics.train_accuracy:6.2%}"
             f"  valid loss {metrics.valid_loss:.4f}, accuracy {metrics.valid_accuracy:6.2%}"
-            f"  {metrics.seconds:.1f} s",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
+            f"  {metrics.seconds:.1f} s"
         )
         self.bar.update(self.task, description=f"epoch {metrics.epoch + 1}", completed=0)
 

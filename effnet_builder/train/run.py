@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,31 +14,46 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@contextmanager
-def run_directory(target: Path) -> Iterator[Path]:
-    """A folder to fill beside `target`; renamed to it at the end, removed if anything fails. Raises OSError."""
-    if target.exists():
-        raise FileExistsError(f"{target} exists already")
+def claim(target: Path) -> Path:
+    """Make the hidden folder beside `target` in which the run grows. Raises OSError where another run has it."""
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} exists already, and is not overwritten")
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name[:100]}.unfinished-"))
+    unfinished = target.with_name(f".{target.name}.unfinished")
     try:
-        yield unfinished
+        unfinished.mkdir()
+    except FileExistsError:
+        reason = f"another run is at work on it, or was killed: {unfinished} is there; remove it to use the name again"
+        raise FileExistsError(f"{target}: {reason}") from None
+    return unfinished
+
+
+def claim_next(folder: Path, name: str) -> tuple[Path, Path]:
+    """Claim `folder/name-1`, or the first number that is free: target and hidden folder. Raises OSError."""
+    for number in itertools.count(1):
+        target = folder / f"{name}-{number}"
+        try:
+            return target, claim(target)
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
+
+
+@contextmanager
+def publishing(unfinished: Path, target: Path) -> Iterator[None]:
+    """Rename the hidden folder to `target` when the work in it is done; remove it if the work fails. Raises OSError."""
+    try:
+        yield
         for path in unfinished.iterdir():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-        unfinished.chmod(0o755)
-        os.rename(unfinished, target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-
-
-def next_free(folder: Path, name: str) -> Path:
-    """`folder/name-1`, or the first number that is not taken."""
-    number = 1
-    while (path := folder / f"{name}-{number}").exists():
-        number += 1
-    return path
+    try:
+        os.rename(unfinished, target)
+    except OSError as error:
+        raise OSError(f"{target}: {error.strerror}; the finished run lies in {unfinished}") from None
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

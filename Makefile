@@ -1,6 +1,10 @@
 PYTHON := .venv/bin/python
 
-.PHONY: check lint test benchmarks
+.PHONY: install check lint test benchmarks
+
+install:
+	python3 -m venv .venv
+	$(PYTHON) -m pip install -q -e '.[dev]'
 
 check: lint test  ## what CI runs
 

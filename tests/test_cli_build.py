@@ -129,7 +129,7 @@ def test_save_overwrites_nothing_and_leaves_no_rests(tmp_path: Path) -> None:
         file: "exists already",
         tmp_path / "mine.txt": "expected a name that ends in .yaml",
         tmp_path / "no" / "folder.yaml": "No such file or directory",
-        tmp_path / f"{'x' * 300}.yaml": "File name too long",
+        tmp_path / f"{'x' * 300}.yaml": "expected a name of at most 100 characters",
         tmp_path / "my net.yaml": "expected a name",
         link: "exists already",
     }.items():

@@ -65,9 +65,9 @@ activation: sillu
     ("old", "new", "line"),
     [
         ("stages:", "stagez:", "4:1 stagez: unknown key; did you mean 'stages'?"),
-        ("name: mine\n", "", "1:1 name: missing; expected a name (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
-        ("name: mine", "name: ../mine", "1:7 name = ../mine: expected a name (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
-        ("name: mine", "name: 3", "1:7 name = 3: expected a name (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
+        ("name: mine\n", "", "1:1 name: missing; expected a name of at most 100 characters (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
+        ("name: mine", "name: ../mine", "1:7 name = ../mine: expected a name of at most 100 characters (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
+        ("name: mine", "name: 3", "1:7 name = 3: expected a name of at most 100 characters (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
         ("{out_channels: 64}", "64", "7:7 head = 64: expected a mapping with out_channels, dropout, num_classes, "
          "activation, scale_width"),
         ("{out_channels: 64}", "", "7:6 head = null: expected a mapping with out_channels, dropout, num_classes, "

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from effnet_builder import __version__
+from effnet_builder import ArchSpec, __version__
 from effnet_builder.cli.build import app as build_app
 from effnet_builder.cli.train import app as train_app
 
@@ -70,6 +70,14 @@ def test_every_option_of_the_readme_exists() -> None:
     help_text = "".join(CliRunner().invoke(app, ["--help"]).stdout for app in (build_app, train_app))
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(block for _, block in BLOCKS[1:]))):
         assert option in help_text, option
+
+
+def test_every_key_of_a_spec_is_in_the_readme() -> None:
+    definitions = ArchSpec.model_json_schema()
+    keys = {*definitions["properties"], "extends"}
+    for part in ("Stem", "MBConv", "Head", "Scaling", "RoundingRules", "WidthRounding", "SqueezeExcite", "DropPath"):
+        keys |= set(definitions["$defs"][part]["properties"])
+    assert not [key for key in keys if not re.search(rf"\b{key}\b", README)]
 
 
 def test_the_changelog_knows_this_version() -> None:

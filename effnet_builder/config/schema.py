@@ -72,7 +72,7 @@ def _describe(option: dict[str, Any]) -> str:
         case "number":
             return "a number" + _bounds(option)
         case "string" if "pattern" in option:
-            return f"{option['description']} ({option['pattern']})"
+            return f"{option['description']} of at most {option['maxLength']} characters ({option['pattern']})"
         case "string":
             return f"text of at most {option['maxLength']} characters"
         case "boolean":

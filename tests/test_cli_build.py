@@ -177,10 +177,14 @@ def test_mistakes_in_arguments_and_file_come_together(write_yaml: WriteYaml) -> 
     assert "8 problems; nothing was built." in result.stderr
 
 
-def test_what_phi_takes_the_place_of_is_said() -> None:
+def test_what_phi_takes_the_place_of_is_said(write_yaml: WriteYaml) -> None:
     result = build_arch("efficientnet-b4", "--phi", 3, "--width", 1.2, "--summary")
     assert result.stderr == "note: --phi 3 takes the place of the spec's depth 1.8, resolution 380\n"
     assert build_arch("efficientnet-b0", "--phi", 3, "--summary").stderr == ""
+    mended = build_arch(
+        write_yaml("extends: efficientnet-b0\nname: x\nscaling: {depth: deep}\n"), "--phi", 3, "--summary"
+    )
+    assert mended.stderr == "note: --phi 3 takes the place of the spec's depth deep\n"
 
 
 @pytest.mark.parametrize(

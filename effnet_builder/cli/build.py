@@ -131,7 +131,7 @@ def _note_dropped(source: str, plan: Plan, changes: dict[str, Node]) -> None:
     before = load_document(source, "archspecs").value_at(("scaling",))
     explicit = before if isinstance(before, dict) else {}
     dropped = [
-        f"{name} {explicit[name]:g}"
+        f"{name} {explicit[name]}"
         for name in ("depth", "width", "resolution")
         if explicit.get(name) is not None and changes[f"scaling.{name}"].value is None
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from torch import nn
 from torchvision.transforms import v2
 
@@ -17,7 +19,7 @@ from effnet_builder import ConfigError
 from effnet_builder.train.augment import InputPath, measure, random_crop
 from effnet_builder.train.data import Dataset, ImageSet, free_memory, load_dataset, split
 from effnet_builder.train.engine import Diverged, choose_device, epoch_generator, evaluate, fit
-from effnet_builder.train.loggers import CsvLogger, EpochMetrics
+from effnet_builder.train.loggers import ConsoleLogger, CsvLogger, EpochMetrics
 from effnet_builder.train.recipe import Augment, Normalize, Recipe, load_recipe
 from effnet_builder.train.run import claim, claim_next, publishing, save_weights
 
@@ -339,6 +341,28 @@ def test_metrics_are_on_disk_after_each_epoch(tmp_path: Path) -> None:
     ]  # fmt: skip
     read = [EpochMetrics(int(row.pop("epoch")), **{key: float(value) for key, value in row.items()}) for row in rows]
     assert read == history
+
+
+def test_the_bar_stays_on_one_line_of_a_terminal_and_is_nowhere_else() -> None:
+    metrics = EpochMetrics(1, 0.1, 0.5, 0.6, 0.7, 0.8, 1.0)
+    for terminal in (True, False):
+        screen, lines = io.StringIO(), []
+        logger = ConsoleLogger(
+            Console(file=screen, force_terminal=terminal, width=60, color_system=None), 2, lines.append
+        )
+        for step in range(1, 6):
+            logger.step(step, 5)
+            logger.bar.refresh()
+        drawn = screen.getvalue()
+        logger.epoch(metrics)
+        logger.close()
+        assert ("5/5" in drawn) == terminal
+        assert "\n" not in drawn
+        printed = screen.getvalue() if terminal else "\n".join(lines)
+        assert (
+            "epoch 1/2  lr 0.1       train loss 0.5000, accuracy 60.00%  valid loss 0.7000, accuracy 80.00%  1.0 s"
+            in printed
+        )
 
 
 # The run directory

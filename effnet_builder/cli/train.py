@@ -142,7 +142,7 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
         device = choose_device(device_name)
     except ValueError as error:
         raise fail(f"--device {device_name}: {error}") from None
-    console = Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
     dataset = load_dataset(data, channels=plan.in_channels, size=plan.resolution, progress=_progress(console))
     plan = _with_classes(plan, dataset)
     train, valid = split(dataset.train.to(device), recipe.valid_fraction, recipe.seed)

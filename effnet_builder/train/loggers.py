@@ -60,7 +60,7 @@ class ConsoleLogger:
         self.epochs = epochs
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.say = partial(self.bar.console.print, markup=False) if console.is_terminal else say
+        self.say = partial(self.bar.console.print, markup=False, soft_wrap=True) if console.is_terminal else say
         self.task = self.bar.add_task("epoch 1")
         self.bar.start()
 

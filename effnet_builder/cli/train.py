@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from ..train.data import Dataset, Progress
+    from ..models.network import Network
+    from ..train.augment import InputPath
+    from ..train.data import Dataset, ImageSet, Progress
+    from ..train.loggers import Logger
 
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -134,9 +137,8 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
     from ..models.network import Network
     from ..train.augment import InputPath, measure
     from ..train.data import free_memory, load_dataset, split
-    from ..train.engine import Diverged, choose_device, evaluate, fit
+    from ..train.engine import choose_device
     from ..train.loggers import ConsoleLogger, CsvLogger
-    from ..train.run import save_weights
 
     try:
         device = choose_device(device_name)
@@ -148,7 +150,6 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
     train, valid = split(dataset.train.to(device), recipe.valid_fraction, recipe.seed)
     normalize = _normalization(recipe, plan.in_channels) or measure(train)
     recipe = recipe.vary({"normalize": normalize.model_dump()})
-    inputs = InputPath(plan.resolution, normalize, recipe.augment)
 
     echo(totals_line(plan, analyze(plan)))
     echo(f"{dataset.name}: {len(train):,} images to train, {len(valid):,} to validate, {len(dataset.test):,} to test")
@@ -159,32 +160,56 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
     torch.manual_seed(recipe.seed)
     model = Network(plan).to(device)
     progress = ConsoleLogger(console, recipe.epochs, echo)
+    loggers: list[Logger] = [progress, CsvLogger(folder / "metrics.csv")]
+    inputs = InputPath(plan.resolution, normalize, recipe.augment)
     try:
-        history = fit(model, train, valid, recipe, inputs, [progress, CsvLogger(folder / "metrics.csv")])
-        test = evaluate(model, dataset.test.to(device), recipe.batch_size, inputs)
+        result = _fit_and_test(model, plan, (train, valid, dataset.test.to(device)), recipe, inputs, loggers)
+    finally:
+        progress.close()
+    echo(f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}", bold=True)
+    result |= {"test_images": len(dataset.test), "data": data, "classes": dataset.classes} | _environment(device)
+    _write(folder, plan, recipe, model, result)
+
+
+def _fit_and_test(
+    model: Network,
+    plan: Plan,
+    sets: tuple[ImageSet, ImageSet, ImageSet],
+    recipe: Recipe,
+    inputs: InputPath,
+    loggers: Sequence[Logger],
+) -> dict[str, Any]:
+    """What the run came to; a loss that diverges and memory that runs out end it with one sentence."""
+    import torch
+
+    from ..train.engine import Diverged, evaluate, fit
+
+    train, valid, test = sets
+    try:
+        history = fit(model, train, valid, recipe, inputs, loggers)
+        score = evaluate(model, test, recipe.batch_size, inputs)
     except Diverged as error:
         raise fail(f"{error}; nothing was kept", EXIT_FAILURE) from None
     except torch.OutOfMemoryError:
         need = si(recipe.batch_size * analyze(plan).training_bytes_per_image, "B")
-        message = f"out of memory on {device}: a batch of {recipe.batch_size} keeps about {need}; nothing was kept"
+        message = f"out of memory: a batch of {recipe.batch_size} images keeps about {need}; nothing was kept"
         raise fail(message, EXIT_FAILURE) from None
-    finally:
-        progress.close()
-    echo(f"test accuracy {test.accuracy:.2%}, loss {test.loss:.4f}, on {len(dataset.test):,} images", bold=True)
+    return {
+        "test_accuracy": score.accuracy,
+        "test_loss": score.loss,
+        "valid_accuracy": history[-1].valid_accuracy,
+        "train_seconds": sum(metrics.seconds for metrics in history),
+    }
+
+
+def _write(folder: Path, plan: Plan, recipe: Recipe, model: Network, result: dict[str, Any]) -> None:
+    """What the run was and made, beside the metrics that are there already."""
+    from ..train.run import save_weights
 
     save_weights(model, folder / "model.safetensors")
     (folder / "spec.yaml").write_text(plan.spec.to_yaml(), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-    result = {
-        "test_accuracy": test.accuracy,
-        "test_loss": test.loss,
-        "test_images": len(dataset.test),
-        "valid_accuracy": history[-1].valid_accuracy,
-        "train_seconds": sum(metrics.seconds for metrics in history),
-        "data": data,
-        "classes": dataset.classes,
-    }
-    (folder / "result.json").write_text(json.dumps(result | _environment(device), indent=2) + "\n")
+    (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def _environment(device: torch.device) -> dict[str, object]:

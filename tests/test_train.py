@@ -394,6 +394,12 @@ def test_two_runs_never_share_a_name(tmp_path: Path) -> None:
         claim(tmp_path / "run-2")
 
 
+def test_a_file_in_the_place_of_the_runs_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("x")
+    with pytest.raises(FileExistsError):
+        claim_next(tmp_path / "runs", "run")
+
+
 def test_a_finished_run_is_kept_where_its_place_was_taken(tmp_path: Path) -> None:
     target, folder = claim_next(tmp_path, "run")
     with pytest.raises(OSError, match=r"the finished run lies in .*\.run-1\.unfinished"), publishing(folder, target):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import shutil
 from collections.abc import Iterator
@@ -30,13 +29,14 @@ def claim(target: Path) -> Path:
 
 def claim_next(folder: Path, name: str) -> tuple[Path, Path]:
     """Claim `folder/name-1`, or the first number that is free: target and hidden folder. Raises OSError."""
-    for number in itertools.count(1):
+    folder.mkdir(parents=True, exist_ok=True)  # out here, a file in the folder's place is no taken number
+    number = 1
+    while True:
         target = folder / f"{name}-{number}"
         try:
             return target, claim(target)
         except FileExistsError:
-            continue
-    raise AssertionError("unreachable")
+            number += 1
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..config import StrictModel, load_document, nodes_of, override, validate
+from ..config import Name, StrictModel, Text, load
 
 MAX_CHANNELS = 1_000_000
 MAX_BLOCKS = 1_000
@@ -38,8 +38,6 @@ KernelSize = Annotated[int, Field(ge=1, le=31), AfterValidator(_odd)]
 # A Literal alone would take True and 2.0 for its members.
 Stride = Annotated[Literal[1, 2], BeforeValidator(_one_or_two)]
 Multiplier = Annotated[float, Field(gt=0, le=100)]
-Text = Annotated[str, Field(max_length=2000)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100, description="a name")]
 
 
 class Norm(StrictModel):
@@ -203,7 +201,7 @@ def load_spec(source: str | os.PathLike[str], overrides: Mapping[str, object] | 
 
     `overrides={"stages[2].stride": 1}`. Raises ConfigError with every mistake.
     """
-    return validate(ArchSpec, override(load_document(source, "archspecs"), nodes_of(overrides or {})))
+    return load(ArchSpec, source, "archspecs", overrides)
 
 
 def variant_overrides(**values: float | None) -> dict[str, object]:

@@ -6,7 +6,7 @@ import json
 import os
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,10 +16,23 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import ArchSpec, load_spec
 from ..arch.summary import align, counts_line, render_summary, si, summary_data, totals_line
-from ..config import ConfigError, Mark, Node, Problem, load_document, node_of, shipped, write_whole
-from .console import EXIT_FAILURE, echo, fail, names, print_version, reporting, run, varied_spec
+from ..config import ConfigError, Mark, Node, Problem, load_document, locate, node_of, shipped, write_whole
+from .console import (
+    EXIT_FAILURE,
+    SPEC_ARGUMENT,
+    VERSION_OPTION,
+    application,
+    echo,
+    fail,
+    reporting,
+    run,
+    varied_spec,
+)
 
-app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+if TYPE_CHECKING:
+    from ..models.network import Network
+
+app = application()
 
 
 class Format(str, Enum):
@@ -31,15 +44,7 @@ class Format(str, Enum):
 
 @app.command()
 def build_arch(
-    spec: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="SPEC",
-            help="A shipped archspec by name (see --list), or a YAML file by path.",
-            autocompletion=lambda incomplete: names("archspecs", incomplete),
-            show_default=False,
-        ),
-    ] = None,
+    spec: Annotated[str | None, SPEC_ARGUMENT] = None,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print the stage table: px, channels, params, MACs. Imports no torch.")
     ] = False,
@@ -71,9 +76,7 @@ def build_arch(
         Path | None,
         typer.Option(metavar="OUT.yaml", help="Write the network, with all changes, as a spec that loads again."),
     ] = None,
-    version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
+    version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Build a convolutional network from a YAML spec.
 
@@ -128,43 +131,48 @@ def main() -> None:
 
 def _note_dropped(source: str, plan: Plan, changes: dict[str, Node]) -> None:
     """Say which explicit values of the spec gave way to `--phi`."""
-    before = load_document(source, "archspecs").value_at(("scaling",))
-    explicit = before if isinstance(before, dict) else {}
-    dropped = [
-        f"{name} {explicit[name]}"
-        for name in ("depth", "width", "resolution")
-        if explicit.get(name) is not None and changes[f"scaling.{name}"].value is None
-    ]
+    before = load_document(source, "archspecs").root
+    dropped = []
+    for name in ("depth", "width", "resolution"):
+        explicit, _ = locate(before, ("scaling", name))
+        if explicit and explicit.value is not None and changes[f"scaling.{name}"].value is None:
+            dropped.append(f"{name} {explicit.value}")
     if dropped:
         echo(f"note: --phi {plan.spec.scaling.phi:g} takes the place of the spec's {', '.join(dropped)}", err=True)
 
 
-def _check(plan: Plan) -> str:
+def _without_memory(plan: Plan) -> Network:
+    """The module of a plan on torch's `meta` device."""
     import torch
 
     from ..models.network import Network
-    from ..models.verify import differences
 
     with torch.device("meta"):
-        model = Network(plan)
-    found = differences(model, plan)
+        return Network(plan)
+
+
+def _check(plan: Plan) -> str:
+    from ..models.verify import differences
+
+    found = differences(_without_memory(plan), plan)
     if found:
         raise fail("\n".join(["plan and module disagree; this is a bug of effnet_builder:", *found]), EXIT_FAILURE)
     return f"{totals_line(plan, analyze(plan))}; {len(plan.blocks)} blocks; plan and module agree"
 
 
 def _layers(plan: Plan) -> str:
-    import torch
     import torchinfo
 
-    from ..models.network import Network
-
-    with torch.device("meta"):
-        model = Network(plan)
     size = (1, plan.in_channels, plan.resolution, plan.resolution)
     columns = ("kernel_size", "output_size", "num_params", "mult_adds")
     table = torchinfo.summary(
-        model, size, device="meta", depth=5, verbose=0, col_names=columns, row_settings=("depth", "var_names")
+        _without_memory(plan),
+        size,
+        device="meta",
+        depth=5,
+        verbose=0,
+        col_names=columns,
+        row_settings=("depth", "var_names"),
     )
     note = (
         "torchinfo's mult-adds count each weight of norms and each bias once more; MACs are those of the weights alone:"

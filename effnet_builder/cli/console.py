@@ -50,7 +50,7 @@ def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None
 
 def fail(message: str, code: int = EXIT_MISTAKE) -> typer.Exit:
     """Print one sentence to stderr; raise what this returns."""
-    echo(printable(message) if "\n" not in message else message, err=True, colour="red")
+    echo("\n".join(map(printable, message.splitlines())), err=True, colour="red")
     return typer.Exit(code)
 
 
@@ -91,6 +91,11 @@ def varied_spec(
     return spec, changes
 
 
+def application() -> typer.Typer:
+    """A command: completion installs, help is plain text, a bug shows Python's own traceback."""
+    return typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+
+
 def names(kind: Kind, incomplete: str) -> list[str]:
     """The shipped documents that start with what was typed, for shell completion."""
     return [name for name in shipped(kind) if name.startswith(incomplete)]
@@ -101,3 +106,12 @@ def print_version(wanted: bool) -> None:
     if wanted:
         echo(f"effnet_builder {__version__} (Python {sys.version.split()[0]})")
         raise typer.Exit
+
+
+SPEC_ARGUMENT = typer.Argument(
+    metavar="SPEC",
+    help="A shipped archspec by name (see build-arch --list), or a YAML file by path.",
+    autocompletion=lambda incomplete: names("archspecs", incomplete),
+    show_default=False,
+)
+VERSION_OPTION = typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")

@@ -19,7 +19,18 @@ from ..arch.summary import si, totals_line
 from ..config import ConfigError, Mark, Problem, node_of
 from ..train.recipe import Normalize, Recipe, load_recipe
 from ..train.run import claim, claim_next, publishing
-from .console import EXIT_FAILURE, echo, fail, names, print_version, reporting, run, varied_spec
+from .console import (
+    EXIT_FAILURE,
+    SPEC_ARGUMENT,
+    VERSION_OPTION,
+    application,
+    echo,
+    fail,
+    names,
+    reporting,
+    run,
+    varied_spec,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +44,7 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 128 + signal.SIGINT
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
-app = typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+app = application()
 
 
 class Device(str, Enum):
@@ -46,14 +57,7 @@ class Device(str, Enum):
 
 @app.command()
 def train_arch(
-    spec: Annotated[
-        str,
-        typer.Argument(
-            metavar="SPEC",
-            help="A shipped archspec by name (see build-arch --list), or a YAML file by path.",
-            autocompletion=lambda incomplete: names("archspecs", incomplete),
-        ),
-    ],
+    spec: Annotated[str, SPEC_ARGUMENT],
     data: Annotated[
         str,
         typer.Option(
@@ -80,9 +84,7 @@ def train_arch(
         typer.Option(metavar="RUN", help="The run directory.  [default: runs/SPEC-DATA-N]", show_default=False),
     ] = None,
     device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = Device.auto,
-    version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
+    version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Train the network of a YAML spec, and test it.
 
@@ -149,7 +151,7 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
     plan = _with_classes(plan, dataset)
     train, valid = split(dataset.train.to(device), recipe.valid_fraction, recipe.seed)
     normalize = _normalization(recipe, plan.in_channels) or measure(train)
-    recipe = recipe.vary({"normalize": normalize.model_dump()})
+    recipe = recipe.vary({"normalize": normalize})
 
     echo(totals_line(plan, analyze(plan)))
     echo(f"{dataset.name}: {len(train):,} images to train, {len(valid):,} to validate, {len(dataset.test):,} to test")

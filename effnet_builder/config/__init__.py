@@ -1,9 +1,9 @@
 """Reading and writing what people write: YAML with positions, `extends`, overrides, strict models, located errors."""
 
-from .documents import Kind, load_document, nodes_of, override, parse_assignments, shipped
+from .documents import Kind, load_document, override, parse_assignments, shipped
 from .errors import ConfigError, Mark, Path, Problem, format_value, printable
-from .models import StrictModel, validate
-from .reading import Document, Node, node_of
+from .models import Name, StrictModel, Text, load, validate
+from .reading import Document, Node, locate, node_of
 from .writing import write_whole
 
 __all__ = [
@@ -11,14 +11,17 @@ __all__ = [
     "Document",
     "Kind",
     "Mark",
+    "Name",
     "Node",
     "Path",
     "Problem",
     "StrictModel",
+    "Text",
     "format_value",
+    "load",
     "load_document",
+    "locate",
     "node_of",
-    "nodes_of",
     "override",
     "parse_assignments",
     "printable",

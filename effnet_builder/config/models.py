@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 from pydantic_core import ErrorDetails
 
-from .documents import nearest, nodes_of, override
+from .documents import Kind, load_document, nearest, nodes_of, override
 from .errors import ConfigError, Mark, Path, Problem, format_value
-from .reading import Document, Node, node_of, plain, read_scalar
+from .reading import Document, Node, locate, node_of, plain, read_scalar
 from .schema import Schema
 from .writing import dump_yaml
 
 # Far more than are shown; to find the nearest of the allowed words takes about a millisecond.
 _MAX_DESCRIBED = 100
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100, description="a name")]
+Text = Annotated[str, Field(max_length=2000)]
 
 Model = TypeVar("Model", bound="StrictModel")
 
@@ -49,7 +53,7 @@ class StrictModel(BaseModel):
         """A copy with values replaced, each named by its path (`stages[2].stride`). Raises ConfigError."""
         if not overrides:
             return self
-        document = self._document or Document(node_of(self.model_dump(exclude_unset=True), Mark("")))
+        document = self._document or Document(node_of(self, Mark("")))
         return validate(type(self), override(document, nodes_of(overrides)))
 
     def to_yaml(self) -> str:
@@ -66,9 +70,16 @@ class StrictModel(BaseModel):
             return ConfigError(problems)
         root = self._document.root
         return ConfigError(
-            Problem(found.message, found.path, found.value, found.mark or _locate(root, found.path)[1])
+            Problem(found.message, found.path, found.value, found.mark or locate(root, found.path)[1])
             for found in problems
         )
+
+
+def load(
+    model: type[Model], source: str | os.PathLike[str], kind: Kind, overrides: Mapping[str, object] | None
+) -> Model:
+    """A document by name or path as a `model`, with values replaced by path. Raises ConfigError with every mistake."""
+    return validate(model, override(load_document(source, kind), nodes_of(overrides or {})))
 
 
 def validate(model: type[Model], document: Document) -> Model:
@@ -96,12 +107,12 @@ def _without_nulls(value: object) -> object:
 def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) -> list[Problem]:
     schema = Schema.of(model)
     located = [(error["loc"], error) for error in errors]
-    located.sort(key=lambda pair: _locate(root, pair[0])[1])
+    located.sort(key=lambda pair: locate(root, pair[0])[1])
     unknown = [path for path, error in located if error["type"] == "extra_forbidden"]
     found: list[Problem] = []
     for path, error in located:
         if len(found) >= _MAX_DESCRIBED:
-            found.append(Problem("not allowed", path, mark=_locate(root, path)[1]))
+            found.append(Problem("not allowed", path, mark=locate(root, path)[1]))
             continue
         if error["type"] == "missing":
             misspelt = [str(other[-1]) for other in unknown if other[:-1] == path[:-1]]
@@ -114,7 +125,7 @@ def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) 
 
 
 def _problem(schema: Schema, root: Node, path: Path, error: ErrorDetails) -> Problem:
-    node, mark = _locate(root, path)
+    node, mark = locate(root, path)
     value = None if node is None else node.value
     shown = None if node is None else format_value(value)
     match error["type"]:
@@ -143,18 +154,3 @@ def _distinct(problems: list[Problem]) -> list[Problem]:
         first = merged.get(key)
         merged[key] = found if first is None else replace(found, message=f"{found.message}; {first.message}")
     return list(merged.values())
-
-
-def _locate(root: Node, path: Path) -> tuple[Node | None, Mark]:
-    """The node at `path`, or None, and the place of that node or of the nearest mapping around it."""
-    node = root
-    for part in path:
-        child: Node | None = None
-        if isinstance(node.value, dict):
-            child = node.value.get(str(part))
-        elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
-            child = node.value[part]
-        if child is None:
-            return None, node.mark
-        node = child
-    return node, node.mark

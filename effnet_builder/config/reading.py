@@ -60,13 +60,6 @@ class Document:
     root: Node
     problems: tuple[Problem, ...] = ()
 
-    def value_at(self, path: Path) -> object:
-        """The plain value at a path of keys; None where there is none."""
-        node: Node | None = self.root
-        for key in path:
-            node = node.value.get(str(key)) if node and isinstance(node.value, dict) else None
-        return plain(node) if node else None
-
 
 def read_document(path: str | os.PathLike[str]) -> Document:
     """Read one YAML file. Raises ConfigError where it is no readable, small, regular file of YAML text."""
@@ -78,6 +71,21 @@ def parse_yaml(text: str, source: str) -> Document:
     """Parse one YAML document. Raises ConfigError for anything but plain mappings, lists and scalars."""
     reader = _Reader(text, source)
     return Document(reader.read(), tuple(reader.problems))
+
+
+def locate(root: Node, path: Path) -> tuple[Node | None, Mark]:
+    """The node at `path`, or None, and the place of that node or of the nearest mapping around it."""
+    node = root
+    for part in path:
+        child: Node | None = None
+        if isinstance(node.value, dict):
+            child = node.value.get(str(part))
+        elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+            child = node.value[part]
+        if child is None:
+            return None, node.mark
+        node = child
+    return node, node.mark
 
 
 def plain(node: Node) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -32,10 +33,7 @@ class InputPath:
             x = torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
         if generator is not None and self.augment.crop_padding:
             x = random_crop(x, self.augment.crop_padding, generator)
-        mean, std = (
-            torch.tensor(values, device=x.device)[:, None, None] for values in (self.normalize.mean, self.normalize.std)
-        )
-        return (x - mean) / std
+        return (x - _per_channel(self.normalize.mean, x.device)) / _per_channel(self.normalize.std, x.device)
 
     def batches(
         self, data: ImageSet, batch_size: int, generator: torch.Generator | None = None
@@ -49,6 +47,11 @@ class InputPath:
         for index in order.to(data.labels.device).split(batch_size):
             if generator is None or len(index) > 1:
                 yield self(data.images[index], generator), data.labels[index]
+
+
+@cache  # copied to the device once, not for every batch
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    return torch.tensor(values, device=device)[:, None, None]
 
 
 def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:

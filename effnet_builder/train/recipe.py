@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from ..config import StrictModel, load_document, nodes_of, override, validate
+from ..config import Name, StrictModel, Text, load
 
 Channel = Annotated[float, Field(ge=0, le=1)]
 
@@ -64,9 +64,9 @@ class Normalize(StrictModel):
 class Recipe(StrictModel):
     """One way of training."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=100, description="a name")
-    description: str | None = Field(None, max_length=2000)
-    source: str | None = Field(None, max_length=2000)
+    name: Name
+    description: Text | None = None
+    source: Text | None = None
     epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(ge=2, le=65_536, description="images of one optimizer step; batch norm needs two")
     optimizer: SGD
@@ -79,4 +79,4 @@ class Recipe(StrictModel):
 
 def load_recipe(source: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> Recipe:
     """A recipe by name (`notebook`) or a YAML file by path, with values replaced by path. Raises ConfigError."""
-    return validate(Recipe, override(load_document(source, "recipes"), nodes_of(overrides or {})))
+    return load(Recipe, source, "recipes", overrides)

@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: install check lint test benchmarks
+.PHONY: install check lint test docs benchmarks
 
 install:
 	python3 -m venv .venv
@@ -15,6 +15,9 @@ lint:
 
 test:
 	$(PYTHON) -m pytest
+
+docs:  ## the JSON Schemas and docs/spec.md, from the models
+	$(PYTHON) docs/generate.py
 
 benchmarks:
 	$(PYTHON) benchmarks/summary.py

@@ -5,7 +5,7 @@
     cost = analyze(plan)                    # what it costs
     model = build_model(plan)               # the torch.nn.Module
 
-Importing this package does not import torch; touching `build_model` does.
+Importing this package does not import torch; touching `build_model` or another torch name does.
 """
 
 from __future__ import annotations
@@ -19,18 +19,23 @@ from .arch.spec import ArchSpec, ScalingWarning, load_spec
 from .config import ConfigError
 
 if TYPE_CHECKING:
-    from .models.network import Network, build_model
+    from .models.network import FeatureNetwork, Network, build_model
+    from .models.weights import WeightsWarning, export_weights, import_weights
 
 __all__ = [
     "Analysis",
     "ArchSpec",
     "ConfigError",
     "Cost",
+    "FeatureNetwork",
     "Network",
     "Plan",
     "ScalingWarning",
+    "WeightsWarning",
     "analyze",
     "build_model",
+    "export_weights",
+    "import_weights",
     "load_spec",
     "resolve",
 ]
@@ -39,10 +44,14 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("Network", "build_model"):
+    if name in ("FeatureNetwork", "Network", "build_model"):
         from .models import network
 
         return getattr(network, name)
+    if name in ("WeightsWarning", "export_weights", "import_weights"):
+        from .models import weights
+
+        return getattr(weights, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

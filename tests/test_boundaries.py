@@ -61,14 +61,14 @@ def imports(folder: str) -> set[str]:
 def test_who_imports_whom() -> None:
     assert imports("config") == set()
     assert imports("arch") == {"config"}
-    assert imports("models") == {"arch"}
+    assert imports("models") == {"arch", "config"}
     assert imports("train") == {"config"}
 
 
 def test_public_names() -> None:
     assert effnet_builder.__all__ == [
-        "Analysis", "ArchSpec", "ConfigError", "Cost", "Network", "Plan", "ScalingWarning", "analyze", "build_model",
-        "load_spec", "resolve",
+        "Analysis", "ArchSpec", "ConfigError", "Cost", "FeatureNetwork", "Network", "Plan", "ScalingWarning",
+        "WeightsWarning", "analyze", "build_model", "export_weights", "import_weights", "load_spec", "resolve",
     ]  # fmt: skip
     for name in effnet_builder.__all__:
         assert getattr(effnet_builder, name).__doc__
@@ -84,10 +84,12 @@ def test_public_signatures() -> None:
         "(source: 'str | os.PathLike[str]', overrides: 'Mapping[str, object] | None' = None) -> 'ArchSpec'"
     )
     assert list(inspect.signature(effnet_builder.resolve).parameters) == [
-        "spec", "phi", "width", "depth", "resolution", "num_classes", "in_channels",
+        "spec", "phi", "width", "depth", "resolution", "num_classes", "in_channels", "output_stride",
     ]  # fmt: skip
     assert list(inspect.signature(effnet_builder.analyze).parameters) == ["plan"]
-    assert list(inspect.signature(effnet_builder.build_model).parameters) == ["source", "num_classes", "in_channels"]
+    assert list(inspect.signature(effnet_builder.build_model).parameters) == [
+        "source", "num_classes", "in_channels", "output_stride", "features_only", "out_indices",
+    ]  # fmt: skip
 
 
 def test_files_fit_a_head() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import WriteYaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effnet_builder import ConfigError, load_spec, resolve
@@ -52,7 +52,8 @@ activation: sillu
         "2:13 resolution = 1000.0: expected a whole number from 1 to 65,536; write 1000",
         "3:26 stem.kernal_size: unknown key; did you mean 'kernel_size'?",
         "5:62 stages[0].stride = 3: expected 1 or 2",
-        "6:12 stages[1].type = mbconvv: expected 'mbconv'",
+        "6:12 stages[1].type = mbconvv: expected 'mbconv', 'depthwise_separable', 'fused_mbconv', 'conv' or "
+        "'universal_inverted_bottleneck'; did you mean 'mbconv'?",
         "6:52 stages[1].out_channels = no: expected a whole number from 1 to 1,000,000; "
         "write true or false, or put the text in quotes",
         "6:69 stages[1].kernel_size = 4: expected an odd number, so that the kernel has a centre",
@@ -68,11 +69,11 @@ activation: sillu
         ("name: mine\n", "", "1:1 name: missing; expected a name of at most 100 characters (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
         ("name: mine", "name: ../mine", "1:7 name = ../mine: expected a name of at most 100 characters (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
         ("name: mine", "name: 3", "1:7 name = 3: expected a name of at most 100 characters (^[A-Za-z0-9][A-Za-z0-9_.+-]*$)"),
-        ("{out_channels: 64}", "64", "7:7 head = 64: expected a mapping with out_channels, dropout, num_classes, "
-         "activation, scale_width"),
-        ("{out_channels: 64}", "", "7:6 head = null: expected a mapping with out_channels, dropout, num_classes, "
-         "activation, scale_width"),
-        ("out_channels: 64", "out_channels: 64, scale_width: 1", "7:39 head.scale_width = 1: expected true or false"),
+        ("{out_channels: 64}", "64", "7:7 head = 64: expected a mapping with order, out_channels, bias, "
+         "pool, dropout, num_classes, activation, scale_width"),
+        ("{out_channels: 64}", "", "7:6 head = null: expected a mapping with order, out_channels, bias, "
+         "pool, dropout, num_classes, activation, scale_width"),
+        ("out_channels: 64", "out_channels: 64, scale_width: 1", "7:39 head.scale_width = 1: expected true, false or 'up'"),
         ("out_channels: 64", "out_channels: true", "7:22 head.out_channels = true: expected a whole number from 1 to "
          "1,000,000"),
         ("out_channels: 64", "out_channels: -8", "7:22 head.out_channels = -8: expected a whole number from 1 to "
@@ -84,14 +85,14 @@ activation: sillu
          "you mean 'source'?"),
         ("resolution: 64", "resolution: 64\nscaling: {phi: .nan}", "3:16 scaling.phi = .nan: expected a number from "
          "-100 to 100; expected a finite number"),
-        ("resolution: 64", "resolution: 64\nqqq: 1", "3:1 qqq: unknown key; allowed are activation, description, "
-         "drop_path, head, in_channels, init, name, norm, padding, published, resolution, rounding, scaling, source, "
-         "squeeze_excite, stages, stem"),
+        ("resolution: 64", "resolution: 64\nqqq: 1", "3:1 qqq: unknown key; allowed are activation, anti_alias, "
+         "description, drop_path, head, in_channels, init, name, norm, normalization, output_stride, padding, "
+         "published, resolution, rounding, scaling, source, squeeze_excite, stages, stem"),
         ("resolution: 64", "resolution: 64\nsource: 1905.11946", "3:9 source = 1905.11946: expected text of at most "
          "2000 characters"),
         ("expand_ratio: 1,", "expand_ratio: 0.5,", "5:34 stages[0].expand_ratio = 0.5: expected a number from 1 to 100"),
-        ("expand_ratio: 1,", "", "5:5 stages[0].expand_ratio: missing; expected a number from 1 to 100"),
-        ("type: mbconv, expand_ratio: 6", "expand_ratio: 6", "6:5 stages[1].type: missing; expected 'mbconv'"),
+        ("expand_ratio: 1,", "", "5:5 stages[0].expand_ratio: missing; expected a number from 1 to 100, or expand_channels"),
+        ("type: mbconv, expand_ratio: 6", "expand_ratio: 6", "6:5 stages[1].type: missing; expected 'mbconv', 'depthwise_separable', 'fused_mbconv', 'conv' or 'universal_inverted_bottleneck'"),
         # what shows only after scaling is located too
         ("expand_ratio: 6", "expand_ratio: 2.33", "6:34 stages[1].expand_ratio = 2.33: 18.64 is not a whole number "
          "after scaling, and its rounding mode is 'none'"),
@@ -173,18 +174,37 @@ def changed(data: Any, path: Path, change: Any) -> Any:
     return data
 
 
-B0 = load_spec("efficientnet-b0").model_dump(mode="json", exclude_unset=True)
-PLACES = list(paths(B0))
+# Together they have every type of row, head and norm, and stages of several rows.
+SPECS = [
+    load_spec(name).model_dump(mode="json", exclude_unset=True)
+    for name in ("efficientnet-b0", "efficientnet-b3-gn", "efficientnetv2-s", "mobilenetv3-large-100", "lcnet-100",
+                 "mobilenetv4-conv-small", "mobilenet-edgetpu-v2-s", "mobilenetv1-100", "efficientnet-es")
+]  # fmt: skip
+PLACES = [(spec, place) for spec in SPECS for place in paths(spec)]
 
 
-@given(place=st.sampled_from([path for path in PLACES if isinstance(path[-1], str)]), data=st.data())
-def test_every_misspelt_key_is_refused_and_located(write_yaml_text: Any, place: Path, data: st.DataObject) -> None:
+def test_the_mutated_specs_have_every_row_type() -> None:
+    types = {
+        row["type"]
+        for spec in SPECS
+        for stage in spec["stages"]
+        for row in (stage if isinstance(stage, list) else [stage])
+    }
+    assert types == {"mbconv", "depthwise_separable", "fused_mbconv", "conv", "universal_inverted_bottleneck"}
+
+
+@settings(max_examples=100)
+@given(where=st.sampled_from([pair for pair in PLACES if isinstance(pair[1][-1], str)]), data=st.data())
+def test_every_misspelt_key_is_refused_and_located(
+    write_yaml_text: Any, where: tuple[Any, Path], data: st.DataObject
+) -> None:
+    spec, place = where
     key = str(place[-1])
     at = data.draw(st.integers(0, len(key) - 1))
     typo = key[:at] + data.draw(st.sampled_from(string.ascii_lowercase)) + key[at + data.draw(st.integers(0, 1)) :]
     if typo in data_keys():
         return
-    broken = changed(B0, place, lambda parent, old: parent.__setitem__(typo, parent.pop(old)))
+    broken = changed(spec, place, lambda parent, old: parent.__setitem__(typo, parent.pop(old)))
     with pytest.raises(ConfigError) as error:
         load_spec(write_yaml_text(dump_yaml(broken)))
     wanted = format_path((*place[:-1], typo))
@@ -198,10 +218,12 @@ JUNK = st.one_of(
 )  # fmt: skip
 
 
-@given(place=st.sampled_from(PLACES), junk=JUNK)
+@settings(max_examples=100)
+@given(where=st.sampled_from(PLACES), junk=JUNK)
 @pytest.mark.filterwarnings("ignore::effnet_builder.ScalingWarning")
-def test_any_value_anywhere_works_or_is_refused(place: Path, junk: object) -> None:
-    broken = changed(B0, place, lambda parent, key: parent.__setitem__(key, junk))
+def test_any_value_anywhere_works_or_is_refused(where: tuple[Any, Path], junk: object) -> None:
+    spec, place = where
+    broken = changed(spec, place, lambda parent, key: parent.__setitem__(key, junk))
     try:
         resolve(validate(ArchSpec, Document(node_of(broken, Mark("f.yaml", 1, 1)))))
     except ConfigError as error:

@@ -35,7 +35,7 @@ def test_stem_and_first_blocks_of_b0(b0: Plan) -> None:
 
 
 def test_resolutions_of_b0(b0: Plan) -> None:
-    assert [stage.blocks[-1].projection.out_resolution for stage in b0.stages] == [112, 56, 28, 14, 14, 7, 7]
+    assert [stage.blocks[-1].out_resolution for stage in b0.stages] == [112, 56, 28, 14, 14, 7, 7]
 
 
 @pytest.mark.parametrize("resolution", [33, 97, 224, 225, 257.6, 299])

@@ -49,6 +49,7 @@ def test_mistakes_are_located(write_yaml: WriteYaml) -> None:
     assert str(error.value).replace(f"{path}:", "").splitlines() == [
         "3:9 epochs = 0: expected a whole number from 1 to 100,000",
         "4:1 optimiser: unknown key; did you mean 'optimizer'?",
+        "5:11 schedule.step_size: missing; expected a whole number from 1 to 100,000",
         "5:18 schedule.type = cosine: expected 'step'",
         "6:12 normalize = a mapping: mean has 1 channels, std has 3",
         "7:46 optimizer.lr = fast: expected a number above 0 to 100",

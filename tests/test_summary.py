@@ -37,11 +37,12 @@ def test_data_holds_what_the_table_shows() -> None:
     assert {key: data[key] for key in ("name", "resolution", "params", "macs", "activations")} == {
         "name": "efficientnet-b0", "resolution": 224, "params": 5288548, "macs": 385814752, "activations": 6748036,
     }  # fmt: skip
-    assert data["stages"][1] == {
-        "name": "stages[1]", "type": "mbconv", "blocks": 2, "in_resolution": 112, "out_resolution": 56,
-        "in_channels": 16, "out_channels": 24, "params": 16714, "buffers": 1062, "macs": 54945216,
-        "activations": 2559226,
+    figures = {
+        "blocks": 2, "in_resolution": 112, "out_resolution": 56, "in_channels": 16, "out_channels": 24,
+        "params": 16714, "buffers": 1062, "macs": 54945216, "activations": 2559226,
     }  # fmt: skip
+    row = {"name": "stages[1]", "type": "mbconv", **figures}
+    assert data["stages"][1] == {"name": "stages[1]", **figures, "rows": [row]}
     parts = [data["stem"], *data["stages"], data["head"]]
     for key in ("params", "buffers", "macs", "activations"):
         assert sum(part[key] for part in parts) == data[key]

@@ -1,4 +1,4 @@
-"""What a spec means: one frozen row for each convolution and linear layer, every number decided once.
+"""What a spec means: one frozen row for each convolution, pooling and linear layer, every number decided once.
 
 The module is built from these rows, and the counts are read off them; nobody else rounds, pads or scales.
 """
@@ -7,9 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
-from .spec import ArchSpec, Norm
+from .spec import ArchSpec, Pooling
+
+
+@dataclass(frozen=True, slots=True)
+class NormPlan:
+    """The norm behind a convolution. `groups` is 0 but for group norm, `momentum` 0 but for batch norm."""
+
+    type: Literal["batch", "group", "layer"]
+    eps: float
+    momentum: float
+    groups: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +35,10 @@ class ConvPlan:
     kernel_size: int
     stride: int
     padding: int | Literal["same"]
+    dilation: int
     groups: int
     bias: bool
-    norm: Norm | None
+    norm: NormPlan | None
     activation: str | None
     in_resolution: int
     out_resolution: int
@@ -41,6 +52,31 @@ class ConvPlan:
     def output_shape(self) -> tuple[int, ...]:
         """`(C_out, R_out, R_out)`, of one image."""
         return self.out_channels, self.out_resolution, self.out_resolution
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPlan:
+    """Anti-aliased striding: `blur` with the binomial 3x3 filter (Zhang 2019), or the mean of 2x2 px."""
+
+    path: str
+    type: Literal["blur", "avg"]
+    channels: int
+    in_resolution: int
+    out_resolution: int
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """`(C, R_out, R_out)`, of one image."""
+        return self.channels, self.out_resolution, self.out_resolution
+
+
+@dataclass(frozen=True, slots=True)
+class SqueezeExcitePlan:
+    """`x * expand(reduce(mean(x)))`: two 1x1 convolutions on (N, C, 1, 1); the activation of `expand` is the gate."""
+
+    path: str
+    reduce: ConvPlan
+    expand: ConvPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,56 +99,115 @@ class LinearPlan:
         return (self.out_features,)
 
 
-@dataclass(frozen=True, slots=True)
-class SqueezeExcitePlan:
-    """`x * expand(reduce(mean(x)))`: two 1x1 convolutions on (N, C, 1, 1); the activation of `expand` is the gate."""
-
-    path: str
-    reduce: ConvPlan
-    expand: ConvPlan
+BlockLayer: TypeAlias = ConvPlan | PoolPlan | SqueezeExcitePlan
+LayerPlan: TypeAlias = ConvPlan | PoolPlan | LinearPlan
 
 
 @dataclass(frozen=True, slots=True)
-class MBConvPlan:
-    """An inverted residual block. `drop_path_rate` is 0 where there is no skip."""
+class BlockPlan:
+    """Layers one behind the other, plus the block's input where `skip`. Every kind of block is such a chain.
+
+    `type` is that of the row it comes from. `drop_path_rate` is 0 where there is no skip.
+    """
 
     path: str
-    expansion: ConvPlan | None
-    depthwise: ConvPlan
-    squeeze_excite: SqueezeExcitePlan | None
-    projection: ConvPlan
+    type: str
+    layers: tuple[BlockLayer, ...]
     skip: bool
     drop_path_rate: float
 
     @property
-    def rows(self) -> Iterator[ConvPlan]:
-        """The convolutions in the order of the forward pass."""
-        if self.expansion is not None:
-            yield self.expansion
-        yield self.depthwise
-        if self.squeeze_excite is not None:
-            yield self.squeeze_excite.reduce
-            yield self.squeeze_excite.expand
-        yield self.projection
+    def expansion(self) -> ConvPlan | None:
+        """The convolution that widens."""
+        return self._conv("expansion")
+
+    @property
+    def depthwise(self) -> ConvPlan | None:
+        """The depthwise or grouped convolution; in a universal inverted bottleneck the one behind the expansion."""
+        return self._conv("depthwise")
+
+    @property
+    def squeeze_excite(self) -> SqueezeExcitePlan | None:
+        """The squeeze-excite."""
+        return next((layer for layer in self.layers if isinstance(layer, SqueezeExcitePlan)), None)
+
+    @property
+    def projection(self) -> ConvPlan | None:
+        """The convolution that narrows."""
+        return self._conv("projection")
+
+    def _conv(self, name: str) -> ConvPlan | None:
+        return next((conv for conv in self.convs if conv.path == f"{self.path}.{name}"), None)
+
+    @property
+    def convs(self) -> tuple[ConvPlan, ...]:
+        """The convolutions of the chain itself, without those of squeeze-excite."""
+        return tuple(layer for layer in self.layers if isinstance(layer, ConvPlan))
+
+    @property
+    def out_resolution(self) -> int:
+        """In px; the chain ends with a convolution or with the pooling behind it."""
+        last = self.layers[-1]
+        assert not isinstance(last, SqueezeExcitePlan)
+        return last.out_resolution
+
+    @property
+    def rows(self) -> Iterator[ConvPlan | PoolPlan]:
+        """The layers in the order of the forward pass, squeeze-excite taken apart."""
+        for layer in self.layers:
+            if isinstance(layer, SqueezeExcitePlan):
+                yield layer.reduce
+                yield layer.expand
+            else:
+                yield layer
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """The blocks of one row of the stage table after scaling; `name` is the row's path in the spec."""
+
+    name: str
+    type: str
+    blocks: tuple[BlockPlan, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class StagePlan:
-    """A row of the stage table after scaling."""
+    """A stage: the row groups of one resolution."""
 
     path: str
-    type: str
-    blocks: tuple[MBConvPlan, ...]
+    groups: tuple[GroupPlan, ...]
+
+    @property
+    def blocks(self) -> tuple[BlockPlan, ...]:
+        """All blocks in order."""
+        return tuple(block for group in self.groups for block in group.blocks)
 
 
 @dataclass(frozen=True, slots=True)
 class HeadPlan:
-    """Convolution, global average pooling, dropout, classifier."""
+    """Global pooling with a convolution before or behind it, dropout, classifier; the last where there are classes.
+
+    `hidden_size` is the number of features that the classifier gets.
+    """
 
     path: str
-    conv: ConvPlan
+    conv: ConvPlan | None
+    pool: Pooling
+    pool_first: bool
     dropout: float
-    classifier: LinearPlan
+    hidden_size: int
+    classifier: LinearPlan | None
+
+
+@dataclass(frozen=True, slots=True)
+class FeaturePlan:
+    """A feature map, the last of its resolution: (N, channels, H / reduction, W / reduction)."""
+
+    path: str
+    channels: int
+    reduction: int
+    resolution: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +221,7 @@ class Plan:
     stem: ConvPlan
     stages: tuple[StagePlan, ...]
     head: HeadPlan
+    features: tuple[FeaturePlan, ...]
 
     @property
     def name(self) -> str:
@@ -138,15 +234,27 @@ class Plan:
         return self.stem.in_channels
 
     @property
-    def blocks(self) -> tuple[MBConvPlan, ...]:
+    def num_classes(self) -> int:
+        """Outputs of the classifier; 0 without one."""
+        return 0 if self.head.classifier is None else self.head.classifier.out_features
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the feature map that goes into the pooling."""
+        return self.features[-1].channels if self.head.pool_first else self.head.hidden_size
+
+    @property
+    def blocks(self) -> tuple[BlockPlan, ...]:
         """All blocks in order."""
         return tuple(block for stage in self.stages for block in stage.blocks)
 
     @property
-    def rows(self) -> Iterator[ConvPlan | LinearPlan]:
-        """Every layer with weights, in the order of the forward pass."""
+    def rows(self) -> Iterator[LayerPlan]:
+        """Every layer that computes, in the order of the forward pass."""
         yield self.stem
         for block in self.blocks:
             yield from block.rows
-        yield self.head.conv
-        yield self.head.classifier
+        if self.head.conv is not None:
+            yield self.head.conv
+        if self.head.classifier is not None:
+            yield self.head.classifier

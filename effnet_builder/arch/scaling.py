@@ -44,6 +44,20 @@ def round_to(value: float, mode: str, divisor: int = 1, limit: float = 0.0, trun
     return max(divisor, rounded)
 
 
+def distribute(total: int, repeats: list[int]) -> list[int]:
+    """Share a stage's scaled number of blocks among its rows, in proportion and at least one each.
+
+    From the last row to the first, each gets its part of what is left, rounded half to even, so that the first row, the
+    one that strides, grows last (timm's `_scale_stage_depth`).
+    """
+    shares: list[int] = []
+    written = sum(repeats)
+    for count in reversed(repeats):
+        shares.append(max(1, round(count / written * total)))
+        written, total = written - count, total - shares[-1]
+    return shares[::-1]
+
+
 def drop_path_rate(rate: float, schedule: str, block: int, blocks: int) -> float:
     """The drop-path rate of block `block` (from 0) of `blocks`.
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from typing import NamedTuple
 
 from .analysis import Analysis, Cost
-from .plan import ConvPlan, MBConvPlan, Plan
+from .plan import BlockPlan, ConvPlan, GroupPlan, HeadPlan, Plan
 
 _NOTES = (
     "MACs: multiply-adds of convolutions and linear layers, one image. Activations: elements of their outputs.",
@@ -18,13 +19,11 @@ _UNITS = ("", " k", " M", " G", " T", " P", " E")
 def render_summary(plan: Plan, analysis: Analysis) -> str:
     """The stage table, its sum, and the totals to the last digit."""
     header = ("part", "type", "blocks", "px", "channels", "params", "MACs", "activations")
-    stem, conv = plan.stem, plan.head.conv
-    rows = [_row("stem", _conv_type("conv", stem), None, stem, stem, analysis.stem)]
-    for i, (stage, cost) in enumerate(zip(plan.stages, analysis.stages, strict=True)):
-        first, last = stage.blocks[0], stage.blocks[-1]
-        kind = _block_type(stage.type, first)
-        rows.append(_row(f"stages[{i}]", kind, len(stage.blocks), next(first.rows), last.projection, cost))
-    rows.append(_row("head", _conv_type("conv", conv) + ", pool, linear", None, conv, _pooled(conv), analysis.head))
+    rows = [_row("stem", _conv_type("conv", plan.stem), "", _of_conv(plan.stem), analysis.stem)]
+    for stage, costs in zip(plan.stages, analysis.groups, strict=True):
+        for group, cost in zip(stage.groups, costs, strict=True):
+            rows.append(_row(group.name, _group_type(group), str(len(group.blocks)), _of_blocks(group.blocks), cost))
+    rows.append(_row("head", _head_type(plan.head), "", _of_head(plan), analysis.head))
     total = analysis.total
     sums = (f"{total.params:,}", si(total.macs), si(total.activations))
     rows.append(("total", "", str(len(plan.blocks)), "", "", *sums))
@@ -33,7 +32,7 @@ def render_summary(plan: Plan, analysis: Analysis) -> str:
         for note in _NOTES
     ]
     title = f"{plan.name}: depth {plan.depth:.4g}, width {plan.width:.4g}, {plan.resolution} px, "
-    title += f"{plan.head.classifier.out_features:,} classes"
+    title += f"{plan.num_classes:,} classes"
     return "\n".join([title, "", *align(header, rows, left=2, sums=1), "", *notes, totals_line(plan, analysis)])
 
 
@@ -49,29 +48,35 @@ def counts_line(plan: Plan, analysis: Analysis) -> str:
 
 def summary_data(plan: Plan, analysis: Analysis) -> dict[str, object]:
     """The summary as plain data, ready for JSON. Resolutions in px, memory in bytes (float32)."""
+    stages = []
+    for i, (stage, cost, costs) in enumerate(zip(plan.stages, analysis.stages, analysis.groups, strict=True)):
+        rows = [
+            {
+                "name": group.name,
+                "type": group.type,
+                **_part_data(len(group.blocks), _of_blocks(group.blocks), row_cost),
+            }
+            for group, row_cost in zip(stage.groups, costs, strict=True)
+        ]
+        whole = _part_data(len(stage.blocks), _of_blocks(stage.blocks), cost)
+        stages.append({"name": f"stages[{i}]", **whole, "rows": rows})
     return {
         "name": plan.name,
         "resolution": plan.resolution,
         "in_channels": plan.in_channels,
-        "num_classes": plan.head.classifier.out_features,
+        "num_classes": plan.num_classes,
         "depth": plan.depth,
         "width": plan.width,
         **_cost_data(analysis.total),
         "weight_bytes": analysis.weight_bytes,
         "training_bytes_per_image": analysis.training_bytes_per_image,
-        "stem": _part_data("stem", "conv", None, plan.stem, plan.stem, analysis.stem),
-        "stages": [
-            _part_data(
-                f"stages[{i}]",
-                stage.type,
-                len(stage.blocks),
-                next(stage.blocks[0].rows),
-                stage.blocks[-1].projection,
-                cost,
-            )
-            for i, (stage, cost) in enumerate(zip(plan.stages, analysis.stages, strict=True))
+        "features": [
+            {"name": tap.path, "channels": tap.channels, "reduction": tap.reduction, "resolution": tap.resolution}
+            for tap in plan.features
         ],
-        "head": _part_data("head", "conv", None, plan.head.conv, _pooled(plan.head.conv), analysis.head),
+        "stem": {"name": "stem", "type": "conv", **_part_data(None, _of_conv(plan.stem), analysis.stem)},
+        "stages": stages,
+        "head": {"name": "head", "type": plan.spec.head.order, **_part_data(None, _of_head(plan), analysis.head)},
     }
 
 
@@ -103,46 +108,63 @@ def si(value: float, unit: str = "") -> str:
     return f"{value:.{digits}f}{_UNITS[prefix]}{separator}{unit}"
 
 
-def _row(part: str, kind: str, blocks: int | None, first: ConvPlan, last: ConvPlan, cost: Cost) -> tuple[str, ...]:
+class _Span(NamedTuple):
+    """What goes into a part and what comes out."""
+
+    in_resolution: int
+    out_resolution: int
+    in_channels: int
+    out_channels: int
+
+
+def _of_conv(row: ConvPlan) -> _Span:
+    return _Span(row.in_resolution, row.out_resolution, row.in_channels, row.out_channels)
+
+
+def _of_blocks(blocks: Sequence[BlockPlan]) -> _Span:
+    first, last = blocks[0].convs[0], blocks[-1].convs[-1]
+    return _Span(first.in_resolution, blocks[-1].out_resolution, first.in_channels, last.out_channels)
+
+
+def _of_head(plan: Plan) -> _Span:
+    end = _of_blocks(plan.blocks)
+    return _Span(end.out_resolution, 1, end.out_channels, plan.head.hidden_size)
+
+
+def _row(part: str, kind: str, blocks: str, span: _Span, cost: Cost) -> tuple[str, ...]:
     return (
         part,
         kind,
-        "" if blocks is None else str(blocks),
-        f"{first.in_resolution:>3} -> {last.out_resolution:>3}",
-        f"{first.in_channels:>4} -> {last.out_channels:>4}",
+        blocks,
+        f"{span.in_resolution:>3} -> {span.out_resolution:>3}",
+        f"{span.in_channels:>4} -> {span.out_channels:>4}",
         f"{cost.params:,}",
         si(cost.macs),
         si(cost.activations),
     )
 
 
-def _pooled(row: ConvPlan) -> ConvPlan:
-    """The row as seen behind global average pooling."""
-    return replace(row, out_resolution=1)
-
-
 def _conv_type(name: str, row: ConvPlan) -> str:
     return f"{name} {row.kernel_size}x{row.kernel_size}" + (f" /{row.stride}" if row.stride > 1 else "")
 
 
-def _block_type(name: str, block: MBConvPlan) -> str:
-    ratio = block.depthwise.in_channels / next(block.rows).in_channels
-    return _conv_type(f"{name} x{ratio:.3g},", block.depthwise)
+def _group_type(group: GroupPlan) -> str:
+    """`mbconv x6, 3x3 /2`: how far the blocks widen, their kernels but for 1x1, and the stride."""
+    block = group.blocks[0]
+    ratio = max(conv.out_channels for conv in block.convs[:-1]) / block.convs[0].in_channels if block.convs[1:] else 0
+    kernels = [f"{conv.kernel_size}x{conv.kernel_size}" for conv in block.convs if conv.kernel_size > 1] or ["1x1"]
+    stride = math.ceil(block.convs[0].in_resolution / block.out_resolution)
+    widening = f" x{ratio:.3g}," if ratio and group.type != "depthwise_separable" else ""
+    return f"{group.type}{widening} {' '.join(kernels)}" + (f" /{stride}" if stride > 1 else "")
 
 
-def _part_data(
-    name: str, kind: str, blocks: int | None, first: ConvPlan, last: ConvPlan, cost: Cost
-) -> dict[str, object]:
-    return {
-        "name": name,
-        "type": kind,
-        **({} if blocks is None else {"blocks": blocks}),
-        "in_resolution": first.in_resolution,
-        "out_resolution": last.out_resolution,
-        "in_channels": first.in_channels,
-        "out_channels": last.out_channels,
-        **_cost_data(cost),
-    }
+def _head_type(head: HeadPlan) -> str:
+    parts = ["pool"] if head.conv is None else ["conv 1x1", "pool"]
+    return ", ".join((parts[::-1] if head.pool_first else parts) + (["linear"] if head.classifier else []))
+
+
+def _part_data(blocks: int | None, span: _Span, cost: Cost) -> dict[str, object]:
+    return {**({} if blocks is None else {"blocks": blocks}), **span._asdict(), **_cost_data(cost)}
 
 
 def _cost_data(cost: Cost) -> dict[str, object]:

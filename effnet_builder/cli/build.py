@@ -28,6 +28,8 @@ from .console import (
     run,
     varied_spec,
 )
+from .schema import schema_text
+from .weights import convert_weights
 
 if TYPE_CHECKING:
     from ..models.network import Network
@@ -40,6 +42,22 @@ class Format(str, Enum):
 
     table = "table"
     json = "json"
+
+
+class Layout(str, Enum):
+    """Whose names the tensors of a file have."""
+
+    effnet_builder = "effnet_builder"
+    torchvision = "torchvision"
+    timm = "timm"
+    efficientnet_pytorch = "efficientnet_pytorch"
+
+
+class Document(str, Enum):
+    """What people write."""
+
+    archspec = "archspec"
+    recipe = "recipe"
 
 
 @app.command()
@@ -76,6 +94,20 @@ def build_arch(
         Path | None,
         typer.Option(metavar="OUT.yaml", help="Write the network, with all changes, as a spec that loads again."),
     ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Copy weights (.safetensors, .pth) into the network, of any known layout."),
+    ] = None,
+    save_weights: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.safetensors", help="Write the network's weights, new ones without --weights."),
+    ] = None,
+    layout: Annotated[
+        Layout, typer.Option(help="Names of the tensors in the file of --save-weights.")
+    ] = Layout.effnet_builder,
+    schema: Annotated[
+        Document | None, typer.Option(help="Print the JSON Schema of archspecs or recipes, for editors.")
+    ] = None,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Build a convolutional network from a YAML spec.
@@ -96,6 +128,9 @@ def build_arch(
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
+    if schema is not None:
+        echo(schema_text(schema.value).rstrip("\n"))
+        return
     varied = bool(assignments) or any(value is not None for value in flags.values())
     if list_specs:
         if spec is not None or summary or layers or save is not None or varied:
@@ -122,6 +157,8 @@ def build_arch(
             echo(_check(plan))
         if save is not None:
             _save(loaded, plan, save, changes)
+        if weights is not None or save_weights is not None:
+            convert_weights(plan, weights, save_weights, layout.value)
 
 
 def main() -> None:

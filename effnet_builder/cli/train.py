@@ -236,7 +236,7 @@ def _check_memory(plan: Plan, free: int | None) -> None:
 
 def _with_classes(plan: Plan, dataset: Dataset) -> Plan:
     """The plan with one output for each class of the data."""
-    wanted, found = plan.head.classifier.out_features, len(dataset.classes)
+    wanted, found = plan.num_classes, len(dataset.classes)
     if wanted == found:
         return plan
     echo(f"num_classes {wanted:,} -> {found}: {dataset.name} has {found} classes")

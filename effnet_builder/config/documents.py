@@ -163,7 +163,10 @@ def _is_path(name: str) -> bool:
 
 
 def _merge(base: Node, over: Node, path: Path, problems: list[Problem]) -> Node:
-    """`over` on top of `base`: mappings merge, a mapping of indices changes items of a list, all else replaces."""
+    """`over` on top of `base`: mappings merge, a mapping of indices changes items of a list, all else replaces.
+
+    In a mapping, null takes a key away (RFC 7386), and another `type` starts afresh: its keys are others.
+    """
     if not isinstance(over.value, dict):
         return over
     if isinstance(base.value, list) and over.value and all(_INDEX.fullmatch(key) for key in over.value):
@@ -176,14 +179,22 @@ def _merge(base: Node, over: Node, path: Path, problems: list[Problem]) -> Node:
                 allowed = f"expected an index from 0 to {len(items) - 1}" if items else "the list is empty"
                 problems.append(Problem(allowed, (*path, index), mark=child.key_mark))
         return Node(items, base.mark, base.key_mark)
-    if isinstance(base.value, dict):
+    if isinstance(base.value, dict) and not _is_another_type(base.value, over.value):
         merged = dict(base.value)
         for key, child in over.value.items():
-            merged[key] = _merge(merged[key], child, (*path, key), problems) if key in merged else child
+            if key in merged and child.value is None:
+                del merged[key]
+            else:
+                merged[key] = _merge(merged[key], child, (*path, key), problems) if key in merged else child
         return Node(merged, over.mark, over.key_mark)
     return over
 
 
+def _is_another_type(base: dict[str, Node], over: dict[str, Node]) -> bool:
+    return "type" in base and "type" in over and base["type"].value != over["type"].value
+
+
 def _natural(file: File) -> list[int | str]:
-    """Sort key that puts b2 before b10."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(file))]
+    """Sort key that puts folder by folder, and b2 before b10."""
+    parts = [*file.parts[:-1], file.stem]
+    return [int(piece) if piece.isdigit() else piece for part in parts for piece in re.split(r"(\d+)", part)]

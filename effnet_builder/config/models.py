@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import Self
 
 from .documents import Kind, load_document, nearest, nodes_of, override
 from .errors import ConfigError, Mark, Path, Problem, format_value
@@ -36,6 +39,16 @@ class StrictModel(BaseModel):
     def __eq__(self, other: object) -> bool:
         # Two specs are equal if they say the same, wherever they were written.
         return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Fields that have no meaning beside the others, each with the reason: what a subclass refuses."""
+        return iter(())
+
+    @model_validator(mode="after")
+    def _refuse_conflicts(self) -> Self:
+        if found := list(self.conflicts()):
+            raise PydanticCustomError("conflicts", "{conflicts}", {"conflicts": found})
+        return self
 
     def model_copy(self: Model, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Model:
         """As pydantic's; a copy with changes is no longer what the document says."""
@@ -84,15 +97,38 @@ def load(
 
 def validate(model: type[Model], document: Document) -> Model:
     """The document as a `model`. Raises ConfigError with every mistake of the document."""
-    try:
-        result = model.model_validate(plain(document.root))
-    except ValidationError as error:
-        found = error.errors(include_url=False, include_context=True)
-        raise ConfigError(_distinct([*document.problems, *_problems(model, document.root, found)])) from None
+    result, errors = _validated(model, plain(document.root))
+    if result is None:
+        raise ConfigError(_distinct([*document.problems, *_problems(model, document.root, errors)]))
     if document.problems:
         raise ConfigError(document.problems)
     result._document = document
     return result
+
+
+def _validated(model: type[Model], data: Any) -> tuple[Model | None, list[ErrorDetails]]:
+    """The model or its errors; a misspelt type does not hide what else is wrong beside it."""
+    try:
+        return model.model_validate(data), []
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_context=True)
+    mended = [_mended(error) for error in found]
+    if not any(mended):
+        return None, found
+    _, more = _validated(model, data)
+    known = {(error["type"], error["loc"]) for error in found}
+    return None, found + [error for error in more if (error["type"], error["loc"]) not in known]
+
+
+def _mended(error: ErrorDetails) -> bool:
+    """Put the nearest type in the place of an unknown one, so that the rest of the mapping can be checked."""
+    if error["type"] != "union_tag_invalid":
+        return False
+    allowed = re.findall(r"'(\w+)'", error["ctx"]["expected_tags"])
+    close = difflib.get_close_matches(str(error["input"]["type"]), allowed, n=1)
+    if close:
+        error["input"]["type"] = close[0]
+    return bool(close)
 
 
 def _without_nulls(value: object) -> object:
@@ -106,7 +142,7 @@ def _without_nulls(value: object) -> object:
 
 def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) -> list[Problem]:
     schema = Schema.of(model)
-    located = [(error["loc"], error) for error in errors]
+    located = [(_path(root, error), error) for error in errors]
     located.sort(key=lambda pair: locate(root, pair[0])[1])
     unknown = [path for path, error in located if error["type"] == "extra_forbidden"]
     found: list[Problem] = []
@@ -120,24 +156,53 @@ def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) 
                 continue  # the unknown key beside it says what was meant
         if error["type"] == "too_short" and any(other[: len(path)] == path for other, it in located if it is not error):
             continue  # pydantic counts only the valid items
-        found.append(_problem(schema, root, path, error))
+        if error["type"] == "conflicts":
+            found += [_conflict(root, (*path, key), message) for key, message in error["ctx"]["conflicts"]]
+        else:
+            found.append(_problem(schema, root, path, error))
     return found
 
 
+def _path(root: Node, error: ErrorDetails) -> Path:
+    """Where an error stands: pydantic's location without the tags that it adds where a union has chosen a type."""
+    loc = error["loc"]
+    path: Path = ()
+    node: Node | None = root
+    for i, part in enumerate(loc):
+        children = None if node is None else node.value
+        missing = error["type"] == "missing" and i == len(loc) - 1
+        if isinstance(part, int) or missing or (isinstance(children, dict) and part in children):
+            path = (*path, part)
+            node, _ = locate(root, path)
+    return path
+
+
+def _conflict(root: Node, path: Path, message: str) -> Problem:
+    node, mark = locate(root, path)
+    return Problem(message, path, None if node is None else format_value(node.value), mark)
+
+
 def _problem(schema: Schema, root: Node, path: Path, error: ErrorDetails) -> Problem:
+    if error["type"] == "union_tag_not_found":
+        misspelt = [key for key in error["input"] if nearest(key, ["type"])]
+        if misspelt:
+            node, mark = locate(root, (*path, misspelt[0]))
+            return Problem(f"unknown key{nearest(misspelt[0], ['type'])}", (*path, misspelt[0]), mark=mark)
+    if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        path = (*path, "type")
     node, mark = locate(root, path)
     value = None if node is None else node.value
     shown = None if node is None else format_value(value)
+    allowed = schema.at(path, root)
     match error["type"]:
         case "extra_forbidden":
-            keys = sorted(schema.at(path[:-1]).keys())
+            keys = sorted(schema.at(path[:-1], root).keys())
             hint = nearest(str(path[-1]), keys) or f"; allowed are {', '.join(keys)}"
             return Problem(f"unknown key{hint}", path, mark=(node and node.key_mark) or mark)
-        case "missing":
-            return Problem(f"missing; expected {schema.at(path).describe()}", path, mark=mark)
+        case "missing" | "union_tag_not_found":
+            return Problem(f"missing; expected {allowed.describe()}", path, mark=mark)
         case "value_error":
             return Problem(str(error["ctx"]["error"]), path, shown, mark)
-    allowed = schema.at(path)
     hint = nearest(value, allowed.words()) if isinstance(value, str) else ""
     if error["type"] == "int_type" and isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         hint = f"; write {int(value)}"

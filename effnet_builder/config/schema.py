@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from .errors import Path
+from .errors import Mark, Path
+from .reading import Node
 
 
 @dataclass(frozen=True)
@@ -23,39 +24,75 @@ class Schema:
         root = model.model_json_schema()
         return cls(root.get("$defs", {}), (root,))
 
-    def at(self, path: Path) -> Schema:
-        """The part for the value at `path`; nothing is allowed where the model has no such place."""
-        part = self
+    def at(self, path: Path, root: Node) -> Schema:
+        """The part for the value at `path` of a document; nothing is allowed where the model has no such place."""
+        part, node = self, root
         for key in path:
             children = [
                 option["items"] if isinstance(key, int) else option["properties"][key]
-                for option in part.options
+                for option in part._of_type(node)
                 if (isinstance(key, int) and "items" in option) or key in option.get("properties", {})
             ]
             part = Schema(self.definitions, tuple(option for child in children for option in self._alternatives(child)))
+            node = _child(node, key)
         return part
 
     def keys(self) -> list[str]:
         """The keys of a mapping, in the order of the model."""
-        return [key for option in self.options for key in option.get("properties", {})]
+        return list(dict.fromkeys(key for option in self.options for key in option.get("properties", {})))
 
     def words(self) -> list[str]:
         """The texts to choose from, where there is a choice."""
-        words = [word for option in self.options for word in _choices(option) if isinstance(word, str)]
+        words = [word for word in self._choices() if isinstance(word, str)]
         return words if len(words) > 1 else []
 
     def describe(self) -> str:
         """For an error message: `a whole number from 1 to 1000`, `'symmetric' or 'same'`."""
-        return " or ".join(_describe(option) for option in self.options) or "nothing"
+        types = [option["properties"]["type"]["const"] for option in self.options if _is_typed(option)]
+        texts = [_one_of(self._choices())] if self._choices() else []
+        texts += [f"a mapping with type {_one_of(types)}"] if types else []
+        texts += [_describe(option) for option in self.options if not _is_typed(option) and not _choices(option)]
+        return " or ".join(dict.fromkeys(texts)) or "nothing"
+
+    def _choices(self) -> list[Any]:
+        return list(dict.fromkeys(choice for option in self.options for choice in _choices(option)))
+
+    def _of_type(self, node: Node) -> list[dict[str, Any]]:
+        """The options that the `type` of this part of the document leaves; all of them if it says none of theirs."""
+        stated = _child(node, "type").value
+        typed = [option for option in self.options if _is_typed(option)]
+        return [option for option in typed if option["properties"]["type"]["const"] == stated] or list(self.options)
 
     def _alternatives(self, node: dict[str, Any]) -> list[dict[str, Any]]:
-        found = []
-        for option in node.get("anyOf", [node]):
-            if "$ref" in option:
-                option = self.definitions[option["$ref"].rpartition("/")[2]]
-            if option.get("type") != "null":
-                found.append(option)
-        return found
+        if "$ref" in node:
+            return self._alternatives(self.definitions[node["$ref"].rpartition("/")[2]])
+        for union in ("anyOf", "oneOf"):
+            if union in node:
+                return [option for child in node[union] for option in self._alternatives(child)]
+        return [] if node.get("type") == "null" else [node]
+
+
+def _child(node: Node, key: str | int) -> Node:
+    """The part of a document under a key, or nothing."""
+    children = node.value
+    if isinstance(children, dict) and isinstance(key, str):
+        return children.get(key, _NOTHING)
+    if isinstance(children, list) and isinstance(key, int) and key < len(children):
+        return children[key]
+    return _NOTHING
+
+
+_NOTHING = Node(None, Mark(""))
+
+
+def _is_typed(option: dict[str, Any]) -> bool:
+    """Whether this is one of several kinds of mapping, told apart by their `type`."""
+    return "const" in option.get("properties", {}).get("type", {})
+
+
+def _one_of(choices: list[Any]) -> str:
+    words = [repr(choice) for choice in choices]
+    return words[0] if len(words) == 1 else ", ".join(words[:-1]) + f" or {words[-1]}"
 
 
 def _choices(option: dict[str, Any]) -> list[Any]:
@@ -64,8 +101,6 @@ def _choices(option: dict[str, Any]) -> list[Any]:
 
 
 def _describe(option: dict[str, Any]) -> str:
-    if choices := [repr(word) for word in _choices(option)]:
-        return choices[0] if len(choices) == 1 else ", ".join(choices[:-1]) + f" or {choices[-1]}"
     match option.get("type"):
         case "integer":
             return "a whole number" + _bounds(option)

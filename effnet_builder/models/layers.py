@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..arch.plan import ConvPlan, SqueezeExcitePlan
+from ..arch.plan import ConvPlan, NormPlan, PoolPlan, SqueezeExcitePlan
 
 # Not in place: where the gradient needs its input, an in-place activation first copies it.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -36,8 +36,16 @@ class Conv2dSame(nn.Conv2d):
         return super().forward(x)
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of each pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same shape."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class ConvNormAct(nn.Sequential):
-    """Convolution, batch norm, activation; the last two where the plan has them."""
+    """Convolution, norm, activation; the last two where the plan has them."""
 
     def __init__(self, plan: ConvPlan) -> None:
         super().__init__()
@@ -48,13 +56,42 @@ class ConvNormAct(nn.Sequential):
             plan.kernel_size,
             plan.stride,
             padding,
+            dilation=plan.dilation,
             groups=plan.groups,
             bias=plan.bias,
         )
         if plan.norm is not None:
-            self.norm = nn.BatchNorm2d(plan.out_channels, plan.norm.eps, plan.norm.momentum)
+            self.norm = _norm(plan.norm, plan.out_channels)
         if plan.activation is not None:
             self.activation = _ACTIVATIONS[plan.activation]()
+
+
+def _norm(plan: NormPlan, channels: int) -> nn.Module:
+    if plan.type == "batch":
+        return nn.BatchNorm2d(channels, plan.eps, plan.momentum)
+    if plan.type == "group":
+        return nn.GroupNorm(plan.groups, channels, plan.eps)
+    return LayerNorm2d(channels, plan.eps)
+
+
+class BlurPool2d(nn.Module):
+    """Blur with the binomial 3x3 filter and stride 2, padded by zeros (Zhang 2019)."""
+
+    filter: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        row = torch.tensor([0.25, 0.5, 0.25])
+        self.register_buffer("filter", torch.outer(row, row).repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
+        return F.conv2d(x, self.filter, stride=2, padding=1, groups=x.shape[1])
+
+
+def pooling(plan: PoolPlan) -> nn.Module:
+    """The anti-aliased striding of a plan."""
+    return BlurPool2d(plan.channels) if plan.type == "blur" else nn.AvgPool2d(2)
 
 
 class SqueezeExcite(nn.Module):

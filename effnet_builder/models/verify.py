@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..arch.analysis import analyze
-from ..arch.plan import ConvPlan, Plan
+from ..arch.plan import ConvPlan, Plan, PoolPlan
 
 
 def differences(model: nn.Module, plan: Plan) -> list[str]:
@@ -21,9 +21,10 @@ def differences(model: nn.Module, plan: Plan) -> list[str]:
     expected: dict[str, object] = {}
     found: dict[str, object] = {}
     for row in plan.rows:
-        weight = model.get_parameter(f"{row.path}.conv.weight" if isinstance(row, ConvPlan) else f"{row.path}.weight")
-        found[f"{row.path} weight"] = tuple(weight.shape)
-        expected[f"{row.path} weight"] = row.weight_shape
+        if not isinstance(row, PoolPlan):
+            path = f"{row.path}.conv.weight" if isinstance(row, ConvPlan) else f"{row.path}.weight"
+            found[f"{row.path} weight"] = tuple(model.get_parameter(path).shape)
+            expected[f"{row.path} weight"] = row.weight_shape
         expected[f"{row.path} output"] = (1, *row.output_shape)
     total = analyze(plan).total
     expected |= {"params": total.params, "buffers": total.buffers, "MACs": total.macs}

@@ -18,7 +18,7 @@ class SGD(StrictModel):
 
     type: Literal["sgd"] = Field(description="the kind of optimizer")
     lr: float = Field(gt=0, le=100, description="learning rate at the start")
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step that goes into the next; 0 for none")
     weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty on every weight")
     nesterov: bool = Field(False, description="look ahead along the momentum")
 
@@ -51,8 +51,12 @@ class Augment(StrictModel):
 class Normalize(StrictModel):
     """`(x - mean) / std` per channel, with x from 0 to 1."""
 
-    mean: tuple[Channel, ...] = Field(strict=False, min_length=1, max_length=1000)
-    std: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(strict=False, min_length=1, max_length=1000)
+    mean: tuple[Channel, ...] = Field(
+        strict=False, min_length=1, max_length=1000, description="of each channel, of pixels from 0 to 1"
+    )
+    std: tuple[Annotated[float, Field(gt=0, le=10)], ...] = Field(
+        strict=False, min_length=1, max_length=1000, description="of each channel, of pixels from 0 to 1"
+    )
 
     @model_validator(mode="after")
     def _same_length(self) -> Normalize:
@@ -65,13 +69,13 @@ class Recipe(StrictModel):
     """One way of training."""
 
     name: Name
-    description: Text | None = None
-    source: Text | None = None
+    description: Text | None = Field(None, description="what it is for")
+    source: Text | None = Field(None, description="paper, table, code")
     epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(ge=2, le=65_536, description="images of one optimizer step; batch norm needs two")
-    optimizer: SGD
-    schedule: StepSchedule
-    augment: Augment = Augment()
+    optimizer: SGD = Field(description="how gradients change the weights")
+    schedule: StepSchedule = Field(description="the learning rate of each epoch")
+    augment: Augment = Field(Augment(), description="random changes of the training images")
     normalize: Normalize | None = Field(None, description="mean and std; measured on the training images if left out")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for validation")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of split, order, augmentation, weights and dropout")

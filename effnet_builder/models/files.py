@@ -1,0 +1,79 @@
+"""Files of weights: safetensors with the spec beside the tensors, and PyTorch's pickles, as far as they are data."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..arch.plan import Plan
+from ..config import ConfigError, Mark, Problem
+from .weights import unwrap
+
+
+def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
+    """The tensors of a .safetensors or .pth file by name, unwrapped. Raises ConfigError for any other file.
+
+    A pickle that wants more than data is refused, and so is a compressed one, which may unpack to any size.
+    """
+    path = Path(file)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise _refused(path, "is compressed, which PyTorch's own files are not")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        reason = "is no file of weights, or holds more than data, and loading that could run code: save a state dict"
+        raise _refused(path, reason) from None
+    except OSError as error:
+        raise _refused(path, f"cannot be read: {error.strerror or error}") from None
+    except (SafetensorError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        reason = (str(error) or "it ends too early").splitlines()[0][:200]
+        raise _refused(path, f"is no file of weights, or not whole: {reason}") from None
+    if not isinstance(state, dict):
+        raise _refused(path, f"holds a {type(state).__name__}, not a state dict")
+    return unwrap(state)
+
+
+def write_weights(state: dict[str, Tensor], plan: Plan, file: str | os.PathLike[str]) -> None:
+    """Tensors as safetensors, whole or not at all; the metadata hold the spec and what no state dict carries.
+
+    Raises OSError.
+    """
+    path = Path(file)
+    temporary = path.with_name(f".{path.name}.unfinished")
+    try:
+        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, metadata(plan))
+        os.replace(temporary, path)
+    except SafetensorError as error:  # how it reports a full disk
+        raise OSError(f"weights could not be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def metadata(plan: Plan) -> dict[str, str]:
+    """What a file of weights says of its network: spec, norm, padding, image size, and mean and std where known."""
+    spec = plan.spec
+    said: dict[str, object] = {
+        "norm": spec.norm.type,
+        "eps": spec.norm.eps,
+        "padding": spec.padding,
+        "resolution": plan.resolution,
+    }
+    if spec.normalization is not None:
+        said |= {"mean": spec.normalization.mean, "std": spec.normalization.std}
+    return {"format": "pt", "spec": spec.to_yaml(), **{key: json.dumps(value) for key, value in said.items()}}
+
+
+def _refused(path: Path, reason: str) -> ConfigError:
+    return ConfigError([Problem(reason, mark=Mark(str(path)))])

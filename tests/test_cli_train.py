@@ -123,7 +123,7 @@ def test_normalization_for_other_channels_is_refused(write_yaml: WriteYaml, tmp_
     spec = write_yaml(SMALL + "in_channels: 1\n")
     result = train_arch(spec, "--recipe", "notebook", "--out", tmp_path / "run")
     assert result.exit_code == 2
-    assert "notebook.yaml:11:12 normalize: has 3 channels, the network takes 1" in result.stderr
+    assert "notebook.yaml:12:12 normalize: has 3 channels, the network takes 1" in result.stderr
 
 
 def test_divergence_is_one_sentence(write_yaml: WriteYaml, tmp_path: Path) -> None:

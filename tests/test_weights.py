@@ -10,13 +10,13 @@ import peers
 import pytest
 import torch
 import torchvision
-from effnet_builder.models.files import read_weights, write_weights
 from test_parity import relative_error
 from torch import nn
 from typer.testing import CliRunner
 
 from effnet_builder import ConfigError, WeightsWarning, build_model, export_weights, import_weights
 from effnet_builder.cli.build import app
+from effnet_builder.models.files import read_weights, write_weights
 from effnet_builder.models.weights import adapt_in_channels
 
 TORCHVISION = {

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 
-from .plan import BlockPlan, ConvPlan, HeadPlan, LayerPlan, LinearPlan, Plan, PoolPlan, SqueezeExcitePlan
-
-# These need their input for the gradient; relu and sigmoid make do with their output (torch's derivatives).
-_KEEPS_INPUT = frozenset({"silu", "hardswish", "gelu", "hardsigmoid", "relu6"})
+from .memory import Tape
+from .plan import BlockPlan, ConvPlan, HeadPlan, LayerPlan, LinearPlan, Plan, PoolPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +66,14 @@ class Analysis:
 
 def analyze(plan: Plan) -> Analysis:
     """Count a plan, at the plan's resolution."""
-    stem = [RowCost(plan.stem, _conv(plan.stem) + Cost(saved=plan.in_channels * plan.resolution**2))]
+    counter = _Counter(plan)
+    stem = [counter.conv(plan.stem)]
     groups = [
-        [[cost for block in group.blocks for cost in _block(block)] for group in stage.groups] for stage in plan.stages
+        [[cost for block in group.blocks for cost in counter.block(block)] for group in stage.groups]
+        for stage in plan.stages
     ]
     stages = [[cost for group in stage for cost in group] for stage in groups]
-    head = _head(plan.head)
+    head = list(counter.head(plan.head))
     rows = (*stem, *(cost for stage in stages for cost in stage), *head)
     total = _sum(rows)
     filters = sum(cost.cost.buffers for cost in rows if isinstance(cost.row, PoolPlan))  # not in the state dict
@@ -89,75 +89,64 @@ def analyze(plan: Plan) -> Analysis:
     )
 
 
-def _block(block: BlockPlan) -> list[RowCost]:
-    costs: list[RowCost] = []
-    before: ConvPlan | PoolPlan | None = None
-    for layer in block.layers:
-        if isinstance(layer, SqueezeExcitePlan):
-            assert before is not None
-            # The pooled input of `reduce`, and the product with the gate: the input of what follows.
-            kept = math.prod(before.output_shape) + layer.reduce.in_channels
-            costs.append(RowCost(layer.reduce, _conv(layer.reduce)))
-            costs.append(RowCost(layer.expand, _conv(layer.expand) + Cost(saved=kept)))
-            continue
-        if isinstance(layer, PoolPlan):
-            costs.append(RowCost(layer, _pool(layer)))
-        else:
-            cost = _conv(layer)
-            if isinstance(before, ConvPlan) and layer.padding == "same" and before.activation not in _KEEPS_INPUT:
-                # The activation keeps its output, the convolution a padded copy of it.
-                cost += Cost(saved=costs[-1].cost.activations if before.activation else 0)
-            costs.append(RowCost(layer, cost))
-        before = layer
-    return costs
+class _Counter:
+    """Goes through a plan in the order of the forward pass; `kept` goes to the row that makes autograd keep it."""
 
+    def __init__(self, plan: Plan) -> None:
+        self.tape = Tape(plan.in_channels * plan.resolution**2)
+        self.counted = 0
 
-def _head(head: HeadPlan) -> list[RowCost]:
-    costs: list[RowCost] = []
-    if head.conv is not None:
-        cost = _conv(head.conv)
-        if head.conv.activation in _KEEPS_INPUT:
-            cost += Cost(saved=-cost.activations)  # nobody needs the activation's output: what follows keeps its own
-        costs.append(RowCost(head.conv, cost))
-    if head.classifier is not None:
-        cost = _linear(head.classifier)
-        if head.dropout:
-            cost += Cost(saved=head.classifier.in_features)  # the mask
-        costs.append(RowCost(head.classifier, cost))
-    return costs
+    def conv(self, row: ConvPlan) -> RowCost:
+        self.tape.conv(row)
+        return self._row(row, _conv(row))
+
+    def block(self, block: BlockPlan) -> Iterator[RowCost]:
+        for layer in block.layers:
+            if isinstance(layer, ConvPlan):
+                yield self.conv(layer)
+            elif isinstance(layer, PoolPlan):
+                self.tape.pool(layer)
+                yield self._row(layer, _pool(layer))
+            else:
+                self.tape.squeeze(layer)
+                yield self._row(layer.reduce, _conv(layer.reduce))
+                self.tape.excite(layer)
+                yield self._row(layer.expand, _conv(layer.expand))
+        self.tape.add(block)
+
+    def head(self, head: HeadPlan) -> Iterator[RowCost]:
+        if head.conv is not None and not head.pool_first:
+            yield self.conv(head.conv)
+        self.tape.global_pool(head.pool, head.pooled_size)
+        if head.conv is not None and head.pool_first:
+            yield self.conv(head.conv)
+        if head.classifier is not None:
+            self.tape.linear(head.classifier, head.dropout)
+            yield self._row(head.classifier, _linear(head.classifier))
+
+    def _row(self, row: LayerPlan, cost: Cost) -> RowCost:
+        saved, self.counted = self.tape.kept - self.counted, self.tape.kept
+        return RowCost(row, replace(cost, saved=saved))
 
 
 def _pool(row: PoolPlan) -> Cost:
-    outputs = math.prod(row.output_shape)
     if row.type == "avg":
-        return Cost(saved=outputs)
-    return Cost(buffers=9 * row.channels, macs=9 * outputs, activations=outputs, saved=outputs)
+        return Cost()
+    outputs = math.prod(row.output_shape)
+    return Cost(buffers=9 * row.channels, macs=9 * outputs, activations=outputs)
 
 
 def _conv(row: ConvPlan) -> Cost:
-    outputs = math.prod(row.output_shape)
-    params, buffers, saved = math.prod(row.weight_shape), 0, outputs
-    macs = params * row.out_resolution**2
-    if row.bias:
-        params += row.out_channels
-    if row.norm is not None:
-        params += 2 * row.out_channels
-        buffers = 2 * row.out_channels + 1 if _has_statistics(row) else 0
-        # The norm keeps its input, and the mean and variance of what it takes together; what follows keeps its output.
-        statistics = {"batch": row.out_channels, "group": row.norm.groups, "layer": row.out_resolution**2}
-        saved += outputs + 2 * statistics[row.norm.type]
-    if row.activation in _KEEPS_INPUT:
-        saved += outputs
-    if row.padding == "same":  # the convolution keeps the padded copy of its input
-        side = max(row.in_resolution, (row.out_resolution - 1) * row.stride + row.kernel_size)
-        saved += row.in_channels * (side**2 - row.in_resolution**2)
-    return Cost(params, buffers, macs, outputs, saved)
+    weights, outputs = math.prod(row.weight_shape), math.prod(row.output_shape)
+    params = weights + (row.out_channels if row.bias else 0) + (2 * row.out_channels if row.norm is not None else 0)
+    buffers = 2 * row.out_channels + 1 if _has_statistics(row) else 0
+    return Cost(params, buffers, weights * row.out_resolution**2, outputs)
 
 
 def _linear(row: LinearPlan) -> Cost:
     macs = row.in_features * row.out_features
     params = macs + (row.out_features if row.bias else 0)
-    return Cost(params, 0, macs, row.out_features, row.in_features)
+    return Cost(params, 0, macs, row.out_features)
 
 
 def _has_statistics(row: LayerPlan) -> bool:

@@ -146,10 +146,8 @@ class BlockPlan:
 
     @property
     def out_resolution(self) -> int:
-        """In px; the chain ends with a convolution or with the pooling behind it."""
-        last = self.layers[-1]
-        assert not isinstance(last, SqueezeExcitePlan)
-        return last.out_resolution
+        """In px; squeeze-excite, which may end the chain, leaves it as it is."""
+        return [layer for layer in self.layers if not isinstance(layer, SqueezeExcitePlan)][-1].out_resolution
 
     @property
     def rows(self) -> Iterator[ConvPlan | PoolPlan]:
@@ -188,13 +186,14 @@ class StagePlan:
 class HeadPlan:
     """Global pooling with a convolution before or behind it, dropout, classifier; the last where there are classes.
 
-    `hidden_size` is the number of features that the classifier gets.
+    `pooled_size` is the number of channels that are pooled, `hidden_size` that of the features the classifier gets.
     """
 
     path: str
     conv: ConvPlan | None
     pool: Pooling
     pool_first: bool
+    pooled_size: int
     dropout: float
     hidden_size: int
     classifier: LinearPlan | None
@@ -241,7 +240,7 @@ class Plan:
     @property
     def num_features(self) -> int:
         """Channels of the feature map that goes into the pooling."""
-        return self.features[-1].channels if self.head.pool_first else self.head.hidden_size
+        return self.head.pooled_size
 
     @property
     def blocks(self) -> tuple[BlockPlan, ...]:

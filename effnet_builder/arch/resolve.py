@@ -173,8 +173,9 @@ class _Resolver:
             if norm:
                 self._check_groups(norm, [conv], ("norm",))
             features = channels
+        pooled = last.convs[-1].out_channels if pool_first else features
         classifier = LinearPlan("head.classifier", features, head.num_classes, bias=True) if head.num_classes else None
-        return HeadPlan("head", conv, head.pool, pool_first, head.dropout, features, classifier)
+        return HeadPlan("head", conv, head.pool, pool_first, pooled, head.dropout, features, classifier)
 
     def _check_stride(self, name: str, stride: int, resolution: int) -> None:
         if stride > 1 and resolution == 1 and not self.numbers.problems:
@@ -193,6 +194,10 @@ class _Resolver:
         if norm.type == "group" and size and not self.numbers.problems:
             for conv in (conv for conv in convs if conv.out_channels % size):
                 message = f"{conv.path} has {conv.out_channels:,} channels, which groups of {size:,} do not divide"
+                self.numbers.refuse(message, (*path, "group_size"), size)
+                return
+            for conv in (conv for conv in convs if size == conv.out_resolution == 1):
+                message = f"{conv.path} has 1 px, and a group of one value is always 0 after the norm"
                 self.numbers.refuse(message, (*path, "group_size"), size)
                 return
 

@@ -11,6 +11,7 @@ NORMS = st.one_of(
     st.fixed_dictionaries({}, optional={"eps": st.floats(1e-6, 1e-2), "momentum": st.floats(0.01, 1)}),
     st.fixed_dictionaries({"type": st.just("group"), "group_size": st.sampled_from([1, 1, 2])}),
     st.fixed_dictionaries({"type": st.just("layer")}, optional={"eps": st.floats(1e-6, 1e-2)}),
+    st.just({"type": "none"}),
 )
 PADDINGS = st.sampled_from(["symmetric", "same"])
 KERNELS = st.sampled_from([1, 3, 5, 7])

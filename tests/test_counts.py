@@ -11,7 +11,7 @@ import pytest
 from effnet_builder import analyze, load_spec, resolve
 from effnet_builder.config import shipped
 
-# counts.tsv was measured on the peers themselves, built by torchvision 0.29, timm 1.0.31 and efficientnet_pytorch 0.7.1:
+# counts.tsv was measured on the peers themselves (torchvision 0.29, timm 1.0.31, efficientnet_pytorch 0.7, pytorchcv 0.0.74):
 # elements of parameters and of buffers, and half of FlopCounterMode's FLOPs for one image.
 with (Path(__file__).parent / "counts.tsv").open(newline="") as _file:
     COUNTS = {(row["archspec"], row["peer"], row["px"]): row for row in csv.DictReader(_file, delimiter="\t")}

@@ -170,6 +170,7 @@ def conv_plan(
     activation: str | None = None,
 ) -> ConvPlan:
     """A row; a convolution has a bias iff no norm follows it, unless said. Odd kernels: ceil(R / stride) px out."""
+    planned = _norm_plan(norm, out_channels) if norm else None
     return ConvPlan(
         path=path,
         in_channels=in_channels,
@@ -179,14 +180,16 @@ def conv_plan(
         padding="same" if padding == "same" and stride > 1 else dilation * (kernel_size - 1) // 2,
         dilation=dilation,
         groups=groups,
-        bias=norm is None if bias is None else bias,
-        norm=None if norm is None else _norm_plan(norm, out_channels),
+        bias=planned is None if bias is None else bias,
+        norm=planned,
         activation=activation,
         in_resolution=resolution,
         out_resolution=math.ceil(resolution / stride),
     )
 
 
-def _norm_plan(norm: Norm, channels: int) -> NormPlan:
+def _norm_plan(norm: Norm, channels: int) -> NormPlan | None:
+    if norm.type == "none":
+        return None
     groups = channels // norm.group_size if norm.group_size else 0
     return NormPlan(norm.type, norm.eps, norm.momentum if norm.type == "batch" else 0.0, groups)

@@ -52,20 +52,22 @@ class Norm(StrictModel):
     """Normalization after a convolution: of a channel over the batch, of groups of channels, or of all channels.
 
     batch: `running = (1 - momentum) * running + momentum * batch` (torch's convention). group: Wu & He 2018.
-    layer: over the channels of each pixel (ConvNeXt's).
+    layer: over the channels of each pixel (ConvNeXt's). none: the convolution has a bias instead.
     """
 
-    type: Literal["batch", "group", "layer"] = Field("batch", description="what is normalized together")
+    type: Literal["batch", "group", "layer", "none"] = Field("batch", description="what is normalized together")
     eps: float = Field(1e-5, gt=0, le=1, description="added to the variance")
     momentum: float = Field(0.1, gt=0, le=1, description="batch only: weight of the new batch in the statistics")
     group_size: Channels | None = Field(None, description="group only: channels of one group")
 
     def misfits(self) -> Iterator[tuple[str, str]]:
         """Fields without meaning for this type, with the reason. A row may leave the type to the network."""
+        if self.type == "none" and "eps" in self.model_fields_set:
+            yield "eps", "there is no norm; leave it out"
         if self.type != "batch" and "momentum" in self.model_fields_set:
-            yield "momentum", f"a {self.type} norm has no running statistics; leave it out"
+            yield "momentum", f"with norm type {self.type!r} there are no running statistics; leave it out"
         if self.type != "group" and self.group_size is not None:
-            yield "group_size", f"a {self.type} norm has no groups; leave it out, or write type: group"
+            yield "group_size", f"with norm type {self.type!r} there are no groups; leave it out, or write type: group"
         if self.type == "group" and self.group_size is None:
             yield "type", "a group norm needs group_size"
 

@@ -45,8 +45,11 @@ def test_a_run_on_digits(write_yaml: WriteYaml, tmp_path: Path) -> None:
     assert recipe.normalize is not None
 
     # the run alone rebuilds the network and its test accuracy
-    model = build_model(run / "spec.yaml")
-    model.load_state_dict(load_file(run / "model.safetensors"))
+    model = build_model(run / "model.safetensors")
+    assert model.plan.spec == load_spec(run / "spec.yaml")
+    said = model.plan.spec.normalization
+    assert said is not None
+    assert (said.mean, said.std) == (recipe.normalize.mean, recipe.normalize.std)
     from effnet_builder.train.augment import InputPath
     from effnet_builder.train.data import load_dataset
     from effnet_builder.train.engine import evaluate

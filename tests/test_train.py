@@ -21,7 +21,7 @@ from effnet_builder.train.data import Dataset, ImageSet, free_memory, load_datas
 from effnet_builder.train.engine import Diverged, choose_device, epoch_generator, evaluate, fit
 from effnet_builder.train.loggers import ConsoleLogger, CsvLogger, EpochMetrics
 from effnet_builder.train.recipe import Augment, Normalize, Recipe, load_recipe
-from effnet_builder.train.run import claim, claim_next, publishing, save_weights
+from effnet_builder.train.run import claim, claim_next, publishing
 
 PLAIN = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -406,16 +406,6 @@ def test_a_finished_run_is_kept_where_its_place_was_taken(tmp_path: Path) -> Non
         (folder / "weights").write_text("precious")
         (target / "somebody's").mkdir(parents=True)
     assert (folder / "weights").read_text() == "precious"
-
-
-def test_weights_round_trip_in_any_memory_format(tmp_path: Path) -> None:
-    from safetensors.torch import load_file
-
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to(memory_format=torch.channels_last)
-    save_weights(model, tmp_path / "model.safetensors")
-    state = load_file(tmp_path / "model.safetensors")
-    assert state.keys() == model.state_dict().keys()
-    assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
 def test_devices() -> None:

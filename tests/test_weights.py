@@ -14,9 +14,9 @@ from test_parity import relative_error
 from torch import nn
 from typer.testing import CliRunner
 
-from effnet_builder import ConfigError, WeightsWarning, build_model, export_weights, import_weights
+from effnet_builder import ConfigError, WeightsWarning, build_model, export_weights, import_weights, load_spec
 from effnet_builder.cli.build import app
-from effnet_builder.models.files import read_weights, write_weights
+from effnet_builder.models.files import load_weights, read_weights, write_weights
 from effnet_builder.models.weights import adapt_in_channels
 
 TORCHVISION = {
@@ -155,6 +155,42 @@ def test_files_hold_the_weights_and_the_spec(tmp_path: Path) -> None:
     assert (said["eps"], said["padding"], said["resolution"]) == ("1e-05", '"symmetric"', "106")
 
 
+def test_a_file_rebuilds_its_network_alone(tmp_path: Path) -> None:
+    model = build_model(load_spec("tinynet-e", {"head.num_classes": 3, "stages.1.kernel_size": 5})).eval()
+    file = tmp_path / "w.safetensors"
+    write_weights(export_weights(model, "timm"), model.plan, file)
+    again = build_model(file).eval()
+    image = torch.randn(1, 3, 64, 64)
+    assert torch.equal(again(image), model(image))
+    assert load_spec(file) == model.plan.spec
+    maps = build_model(str(file), features_only=True).eval()(image)
+    assert torch.equal(maps[-1], model.forward_intermediates(image, 1, intermediates_only=True)[0])
+    with pytest.warns(WeightsWarning, match="the file has 3 classes, the spec 7"):
+        assert build_model(file, num_classes=7).num_classes == 7
+
+
+def test_a_file_written_for_another_eps_is_said(tmp_path: Path) -> None:
+    model = build_model("tinynet-e")
+    write_weights(export_weights(model), model.plan, tmp_path / "w.safetensors")
+    other = build_model(load_spec("tinynet-e", {"norm.eps": 1e-3, "padding": "same"}))
+    with pytest.warns(WeightsWarning) as found:
+        load_weights(other, tmp_path / "w.safetensors")
+    texts = [str(warning.message) for warning in found]
+    assert any("was written for eps 1e-05; the spec has 0.001" in text for text in texts)
+    assert any('was written for padding "symmetric"; the spec has "same"' in text for text in texts)
+
+
+@pytest.mark.parametrize("said", [None, {}, {"spec": "name: x\nresolution: [\n"}, {"spec": "extends: ../../x.yaml"}])
+def test_a_file_without_a_good_spec_is_refused(said: dict[str, str] | None, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "w.safetensors", said)
+    (tmp_path / "broken.safetensors").write_bytes(b"\xff" * 20)
+    for name in ("w.safetensors", "broken.safetensors", "none.safetensors"):
+        with pytest.raises(ConfigError, match=name):
+            load_spec(tmp_path / name)
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return (Path.touch, (Path("canary"),))  # type: ignore[return-value]
@@ -181,3 +217,31 @@ def test_the_command_converts(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "conv_stem.weight" in read_weights(out)
     assert CliRunner().invoke(app, arguments).exit_code == 2  # it is not overwritten
+
+
+def test_the_command_takes_a_file_that_carries_its_spec(tmp_path: Path) -> None:
+    file, out = tmp_path / "w.safetensors", tmp_path / "timm.safetensors"
+    model = build_model("tinynet-e", num_classes=4)
+    write_weights(export_weights(model), model.plan, file)
+    arguments = [str(file), "--save-weights", str(out), "--layout", "timm", "--weights-layout", "effnet_builder"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert torch.equal(read_weights(out)["conv_stem.weight"], model.stem.conv.weight)
+
+
+def test_the_command_compares_with_a_peer() -> None:
+    def compared(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, [*arguments])
+        return result.exit_code, result.output
+
+    code, text = compared("mobilenet-v3-small", "--compare", "torchvision")
+    assert code == 0
+    assert "torchvision mobilenet_v3_small: 244 tensors copied; outputs differ by " in text
+    code, text = compared("mobilenetv3-small-100", "--compare", "torchvision:mobilenet_v3_small")
+    assert code == 1
+    assert "belong to norms with eps 0.001; the spec has 1e-05" in text
+    assert "not the same network" in text
+    code, text = compared("mobilenet-v3-small", "--compare", "torchvision:mobilenet_v3_smal")
+    assert code == 2
+    assert "has no network 'mobilenet_v3_smal'; did you mean 'mobilenet_v3_small'?" in text
+    assert compared("mobilenet-v3-small", "--compare", "keras")[0] == 2

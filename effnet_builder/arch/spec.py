@@ -144,7 +144,8 @@ class ScalingWarning(UserWarning):
 def load_spec(source: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> ArchSpec:
     """An archspec by name (`efficientnet-b4`) or a YAML file by path, with values replaced by path.
 
-    `overrides={"stages[2].stride": 1}`. Raises ConfigError with every mistake.
+    A .safetensors file that effnet_builder wrote stands for the spec in it. `overrides={"stages[2].stride": 1}`.
+    Raises ConfigError with every mistake.
     """
     return load(ArchSpec, source, "archspecs", overrides)
 

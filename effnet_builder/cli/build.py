@@ -29,7 +29,7 @@ from .console import (
     varied_spec,
 )
 from .schema import schema_text
-from .weights import convert_weights
+from .weights import Layout, compare_with, convert_weights
 
 if TYPE_CHECKING:
     from ..models.network import Network
@@ -42,15 +42,6 @@ class Format(str, Enum):
 
     table = "table"
     json = "json"
-
-
-class Layout(str, Enum):
-    """Whose names the tensors of a file have."""
-
-    effnet_builder = "effnet_builder"
-    torchvision = "torchvision"
-    timm = "timm"
-    efficientnet_pytorch = "efficientnet_pytorch"
 
 
 class Document(str, Enum):
@@ -102,9 +93,19 @@ def build_arch(
         Path | None,
         typer.Option(metavar="OUT.safetensors", help="Write the network's weights, new ones without --weights."),
     ] = None,
+    weights_layout: Annotated[
+        Layout | None, typer.Option(help="Names of the tensors in the file of --weights; else they are recognized.")
+    ] = None,
     layout: Annotated[
         Layout, typer.Option(help="Names of the tensors in the file of --save-weights.")
     ] = Layout.effnet_builder,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIBRARY[:NAME]",
+            help="Copy the random weights of timm's or torchvision's network, and print the largest output difference.",
+        ),
+    ] = None,
     schema: Annotated[
         Document | None, typer.Option(help="Print the JSON Schema of archspecs or recipes, for editors.")
     ] = None,
@@ -157,8 +158,12 @@ def build_arch(
             echo(_check(plan))
         if save is not None:
             _save(loaded, plan, save, changes)
+        if weights is None and spec.endswith(".safetensors"):
+            weights = Path(spec)
         if weights is not None or save_weights is not None:
-            convert_weights(plan, weights, save_weights, layout.value)
+            convert_weights(plan, weights, weights_layout, save_weights, layout)
+        if compare is not None:
+            compare_with(plan, compare)
 
 
 def main() -> None:

@@ -110,7 +110,7 @@ def print_version(wanted: bool) -> None:
 
 SPEC_ARGUMENT = typer.Argument(
     metavar="SPEC",
-    help="A shipped archspec by name (see build-arch --list), or a YAML file by path.",
+    help="A shipped archspec by name (see build-arch --list), a YAML file, or a .safetensors file with its spec.",
     autocompletion=lambda incomplete: names("archspecs", incomplete),
     show_default=False,
 )

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from ..models.files import load_weights
     from ..models.network import Network
     from ..train.augment import InputPath
     from ..train.data import Dataset, ImageSet, Progress
@@ -103,7 +104,7 @@ def train_arch(
         try:
             target, folder = _claim(out, f"{plan.name}-{data.partition(':')[0]}")
             with publishing(folder, target):
-                _train(plan, chosen, data, folder, device.value)
+                _train(plan, spec, chosen, data, folder, device.value)
         except OSError as error:
             raise fail(f"{error}", EXIT_FAILURE) from None
         except KeyboardInterrupt:
@@ -131,8 +132,8 @@ def _claim(out: Path | None, default: str) -> tuple[Path, Path]:
         raise ConfigError([Problem(f"{reason}", mark=Mark(f"--out {out}"))]) from None
 
 
-def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str) -> None:
-    """Train into an empty folder."""
+def _train(plan: Plan, source: str, recipe: Recipe, data: str, folder: Path, device_name: str) -> None:
+    """Train into an empty folder, from new weights or from those of a .safetensors file."""
     import torch
     from rich.console import Console
 
@@ -152,6 +153,7 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
     train, valid = split(dataset.train.to(device), recipe.valid_fraction, recipe.seed)
     normalize = _normalization(recipe, plan.in_channels) or measure(train)
     recipe = recipe.vary({"normalize": normalize})
+    plan = resolve(plan.spec.vary({"normalization": {"mean": normalize.mean, "std": normalize.std}}))
 
     echo(totals_line(plan, analyze(plan)))
     echo(f"{dataset.name}: {len(train):,} images to train, {len(valid):,} to validate, {len(dataset.test):,} to test")
@@ -160,7 +162,10 @@ def _train(plan: Plan, recipe: Recipe, data: str, folder: Path, device_name: str
     echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}")
     _check_memory(plan, free_memory())
     torch.manual_seed(recipe.seed)
-    model = Network(plan).to(device)
+    model = Network(plan)
+    if source.endswith(".safetensors"):
+        echo(f"starting from the weights of {source}: {load_weights(model, source)} tensors")
+    model.to(device)
     progress = ConsoleLogger(console, recipe.epochs, echo)
     loggers: list[Logger] = [progress, CsvLogger(folder / "metrics.csv")]
     inputs = InputPath(plan.resolution, normalize, recipe.augment)
@@ -206,9 +211,9 @@ def _fit_and_test(
 
 def _write(folder: Path, plan: Plan, recipe: Recipe, model: Network, result: dict[str, Any]) -> None:
     """What the run was and made, beside the metrics that are there already."""
-    from ..train.run import save_weights
+    from ..models.files import write_weights
 
-    save_weights(model, folder / "model.safetensors")
+    write_weights(model.state_dict(), plan, folder / "model.safetensors")
     (folder / "spec.yaml").write_text(plan.spec.to_yaml(), encoding="utf-8")
     (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     (folder / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

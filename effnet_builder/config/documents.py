@@ -16,7 +16,7 @@ from .reading import Document, Node, node_of, parse_yaml, plain, read_document
 Kind = Literal["archspecs", "recipes"]
 
 _MAX_CHAIN = 8
-_SUFFIXES = (".yaml", ".yml")
+_SUFFIXES = (".yaml", ".yml", ".safetensors")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 # What a document says of itself is not true of one that extends it.
 _NOT_INHERITED = ("name", "description", "source", "published")
@@ -32,6 +32,8 @@ def shipped(kind: Kind) -> dict[str, File]:
 
 def load_document(source: str | os.PathLike[str], kind: Kind) -> Document:
     """Read a shipped document by name, or a file by path (it has a folder or ends in .yaml), through its `extends`.
+
+    A .safetensors file stands for the spec that it carries.
 
     Raises ConfigError for an unknown name, an unreadable file, a cycle, or a path that leaves the file's folder.
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 
@@ -62,7 +62,10 @@ class Document:
 
 
 def read_document(path: str | os.PathLike[str]) -> Document:
-    """Read one YAML file. Raises ConfigError where it is no readable, small, regular file of YAML text."""
+    """Read one YAML file, or the spec in the metadata of a .safetensors file.
+
+    Raises ConfigError where it is no readable, small, regular file of YAML text.
+    """
     name = os.fspath(path)
     return parse_yaml(_read_text(name), name)
 
@@ -123,7 +126,7 @@ def _read_text(name: str) -> str:
         with open(name, "rb", opener=lambda file, flags: os.open(file, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise refuse("expected a regular file")
-            data = file.read(MAX_BYTES + 1)
+            data = _embedded(name, refuse) if name.endswith(".safetensors") else file.read(MAX_BYTES + 1)
     except IsADirectoryError:
         raise refuse("is a directory; expected a YAML file") from None
     except FileNotFoundError:
@@ -136,6 +139,20 @@ def _read_text(name: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise refuse(f"not UTF-8 text (byte {error.start} is 0x{data[error.start]:02x})") from None
+
+
+def _embedded(name: str, refuse: Callable[[str], ConfigError]) -> bytes:
+    """The spec that effnet_builder writes into the metadata of a file of weights."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(name, "np") as file:
+            said = file.metadata() or {}
+    except SafetensorError as error:
+        raise refuse(f"is no safetensors file, or not whole: {error}") from None
+    if "spec" not in said:
+        raise refuse("carries no spec, as the files of effnet_builder do: name the network, and give this as --weights")
+    return str(said["spec"]).encode()
 
 
 def read_scalar(text: str) -> tuple[Scalar, str | None]:

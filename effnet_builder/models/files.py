@@ -5,17 +5,41 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import warnings
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..arch.plan import Plan
 from ..config import ConfigError, Mark, Problem
-from .weights import unwrap
+from .layouts import Layout
+from .trunk import Trunk
+from .weights import WeightsWarning, import_weights, unwrap
+
+
+def load_weights(model: Trunk, file: str | os.PathLike[str], layout: Layout | None = None) -> int:
+    """`import_weights` of a file; how many tensors it has. Raises ConfigError.
+
+    Warns (WeightsWarning) also where the file was written for another norm, eps or padding than the spec's.
+    """
+    state = read_weights(file)
+    try:
+        import_weights(model, state, layout)
+    except ConfigError as error:
+        raise ConfigError(replace(found, mark=Mark(os.fspath(file))) for found in error.problems) from None
+    if os.fspath(file).endswith(".safetensors"):
+        with safe_open(file, "pt") as opened:
+            said = opened.metadata() or {}
+        for key, ours in metadata(model.plan).items():
+            if key in ("norm", "eps", "padding") and said.get(key, ours) != ours:
+                text = f"{model.plan.name}: {file} was written for {key} {said[key]}; the spec has {ours}"
+                warnings.warn(text, WeightsWarning, stacklevel=2)
+    return len(state)
 
 
 def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -53,7 +77,10 @@ def write_weights(state: dict[str, Tensor], plan: Plan, file: str | os.PathLike[
     path = Path(file)
     temporary = path.with_name(f".{path.name}.unfinished")
     try:
-        save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary, metadata(plan))
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+        save_file(plain, temporary, metadata(plan))
+        with temporary.open("rb") as written:
+            os.fsync(written.fileno())
         os.replace(temporary, path)
     except SafetensorError as error:  # how it reports a full disk
         raise OSError(f"weights could not be written: {error}") from None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..arch.plan import HeadPlan, LinearPlan, Plan
 from ..arch.resolve import resolve
 from ..arch.spec import ArchSpec, load_spec
+from .files import load_weights
 from .initialize import initialize, initialize_layer
 from .layers import ConvNormAct
 from .trunk import Trunk
@@ -212,9 +213,10 @@ def build_model(
 ) -> Network | FeatureNetwork:
     """The `torch.nn.Module` of an archspec's name, a YAML file, a spec or a plan, with new random weights.
 
-    `num_classes`, `in_channels` and `output_stride` replace those of the spec. `features_only` gives a backbone whose
-    outputs are the feature maps `out_indices` of `plan.features`, or all. Under `torch.device("meta")` no memory is
-    taken. Raises ConfigError for a spec that is not valid.
+    A .safetensors file that effnet_builder wrote gives its network with its weights. `num_classes`, `in_channels` and
+    `output_stride` replace those of the spec. `features_only` gives a backbone whose outputs are the feature maps
+    `out_indices` of `plan.features`, or all. Under `torch.device("meta")` no memory is taken. Raises ConfigError for a
+    spec that is not valid.
     """
     changes = {"num_classes": num_classes, "in_channels": in_channels, "output_stride": output_stride}
     if isinstance(source, Plan) and not any(value is not None for value in changes.values()):
@@ -222,7 +224,10 @@ def build_model(
     else:
         source = source.spec if isinstance(source, Plan) else source
         plan = resolve(source if isinstance(source, ArchSpec) else load_spec(source), **changes)
-    return FeatureNetwork(plan, out_indices) if features_only else Network(plan)
+    model = FeatureNetwork(plan, out_indices) if features_only else Network(plan)
+    if isinstance(source, str | os.PathLike) and os.fspath(source).endswith(".safetensors"):
+        load_weights(model, source)
+    return model
 
 
 def _classifier(plan: LinearPlan | None) -> nn.Module:

@@ -78,11 +78,13 @@ def _recomputing(stage: nn.Module) -> Callable[[], tuple[AbstractContextManager[
 
 @contextmanager
 def _held_statistics(module: nn.Module) -> Iterator[None]:
+    # A momentum of 0 and no counter, instead of `track_running_stats`: checkpoint wants the same tensors saved.
     norms = [child for child in module.modules() if isinstance(child, nn.BatchNorm2d) and child.training]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -7,10 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def claim(target: Path) -> Path:
@@ -54,15 +50,3 @@ def publishing(unfinished: Path, target: Path) -> Iterator[None]:
         os.rename(unfinished, target)
     except OSError as error:
         raise OSError(f"{target}: {error.strerror}; the finished run lies in {unfinished}") from None
-
-
-def save_weights(model: nn.Module, path: Path) -> None:
-    """The state dict as safetensors. Raises OSError."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    try:
-        save_file(state, path)
-    except SafetensorError as error:  # how it reports a full disk
-        raise OSError(f"weights could not be written: {error}") from None

@@ -70,9 +70,7 @@ def test_chosen_features() -> None:
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])
-@pytest.mark.parametrize(
-    "name", ["efficientnet-b0", "tf-efficientnetv2-b0", "mobilenetv2-050", "efficientnet-es"]
-)
+@pytest.mark.parametrize("name", ["efficientnet-b0", "tf-efficientnetv2-b0", "mobilenetv2-050", "efficientnet-es"])
 def test_output_stride_is_timms(name: str, output_stride: int) -> None:
     theirs, ours, images = pair(name, output_stride=output_stride)
     features = ours.forward_features(images)

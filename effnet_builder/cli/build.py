@@ -28,7 +28,7 @@ from .console import (
     run,
     varied_spec,
 )
-from .schema import schema_text
+from .schema import schema_option
 from .weights import Layout, compare_with, convert_weights
 
 if TYPE_CHECKING:
@@ -42,13 +42,6 @@ class Format(str, Enum):
 
     table = "table"
     json = "json"
-
-
-class Document(str, Enum):
-    """What people write."""
-
-    archspec = "archspec"
-    recipe = "recipe"
 
 
 @app.command()
@@ -106,9 +99,7 @@ def build_arch(
             help="Copy the random weights of timm's or torchvision's network, and print the largest output difference.",
         ),
     ] = None,
-    schema: Annotated[
-        Document | None, typer.Option(help="Print the JSON Schema of archspecs or recipes, for editors.")
-    ] = None,
+    schema: Annotated[bool, schema_option("archspec")] = False,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Build a convolutional network from a YAML spec.
@@ -129,9 +120,6 @@ def build_arch(
         "num_classes": num_classes,
         "in_channels": in_channels,
     }
-    if schema is not None:
-        echo(schema_text(schema.value).rstrip("\n"))
-        return
     varied = bool(assignments) or any(value is not None for value in flags.values())
     if list_specs:
         if spec is not None or summary or layers or save is not None or varied:

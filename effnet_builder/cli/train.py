@@ -31,12 +31,12 @@ from .console import (
     run,
     varied_spec,
 )
+from .schema import schema_option
 
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
-    from ..models.files import load_weights
     from ..models.network import Network
     from ..train.augment import InputPath
     from ..train.data import Dataset, ImageSet, Progress
@@ -85,6 +85,7 @@ def train_arch(
         typer.Option(metavar="RUN", help="The run directory.  [default: runs/SPEC-DATA-N]", show_default=False),
     ] = None,
     device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = Device.auto,
+    schema: Annotated[bool, schema_option("recipe")] = False,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Train the network of a YAML spec, and test it.
@@ -137,6 +138,7 @@ def _train(plan: Plan, source: str, recipe: Recipe, data: str, folder: Path, dev
     import torch
     from rich.console import Console
 
+    from ..models.files import load_weights
     from ..models.network import Network
     from ..train.augment import InputPath, measure
     from ..train.data import free_memory, load_dataset, split

@@ -167,7 +167,7 @@ def _is_path(name: str) -> bool:
 def _merge(base: Node, over: Node, path: Path, problems: list[Problem]) -> Node:
     """`over` on top of `base`: mappings merge, a mapping of indices changes items of a list, all else replaces.
 
-    In a mapping, null takes a key away (RFC 7386), and another `type` starts afresh: its keys are others.
+    In a mapping, null takes a key of the base away, and another `type` starts afresh: its keys are others.
     """
     if not isinstance(over.value, dict):
         return over

@@ -1,4 +1,4 @@
-"""A summary of B7 as a whole process: ours beside torchinfo's of torchvision's network, in turn, in one run.
+"""Summaries as whole processes: of B7, beside torchinfo's of torchvision's network; of 100 rows; and the list of all.
 
 python benchmarks/summary.py [--runs 5]
 """
@@ -11,8 +11,10 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 TORCHINFO = """
 import torch, torchinfo, torchvision
@@ -20,10 +22,14 @@ with torch.device({device!r}):
     model = torchvision.models.efficientnet_b7()
 torchinfo.summary(model, (1, 3, 600, 600), device={device!r})
 """
+BUILD_ARCH = [sys.executable, "-c", "from effnet_builder.cli.build import main; main()"]
+ROW = "  - {{type: mbconv, repeats: 5, kernel_size: 5, expand_ratio: 4, se_ratio: 0.25, out_channels: {}}}\n"
+HUNDRED_ROWS = "name: hundred\nresolution: 224\nstem: {out_channels: 32}\nhead: {out_channels: 1280}\nstages:\n"
+HUNDRED_ROWS += "".join(ROW.format(16 + 4 * i) for i in range(100))
 COMMANDS = {
-    "build-arch efficientnet-b7 --summary": [
-        sys.executable, "-c", "from effnet_builder.cli.build import main; main()", "efficientnet-b7", "--summary",
-    ],
+    "build-arch efficientnet-b7 --summary": [*BUILD_ARCH, "efficientnet-b7", "--summary"],
+    "build-arch --summary, 100 rows, 500 blocks": [*BUILD_ARCH, "hundred.yaml", "--summary"],
+    "build-arch --list": [*BUILD_ARCH, "--list"],
     "torchinfo, torchvision B7, meta": [sys.executable, "-c", TORCHINFO.format(device="meta")],
     "torchinfo, torchvision B7, as users call it (cpu)": [sys.executable, "-c", TORCHINFO.format(device="cpu")],
 }  # fmt: skip
@@ -45,6 +51,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
+    os.chdir(tempfile.mkdtemp())
+    Path("hundred.yaml").write_text(HUNDRED_ROWS)
     for i in range(runs + 1):
         for name, command in COMMANDS.items():
             figures = run(command)

@@ -212,6 +212,38 @@ def test_every_misspelt_key_is_refused_and_located(
     assert all(problem.mark is not None and problem.mark.line for problem in error.value.problems)
 
 
+def value_at(spec: Any, place: Path) -> Any:
+    for part in place:
+        spec = spec[part]
+    return spec
+
+
+WORDS = [
+    (spec, place)
+    for spec, place in PLACES
+    if isinstance(value_at(spec, place), str) and place[-1] not in ("name", "description", "source")
+]
+
+
+@settings(max_examples=60)
+@given(where=st.sampled_from(WORDS), data=st.data())
+def test_every_misspelt_word_is_refused_and_located(write_yaml_text: Any, where: Any, data: st.DataObject) -> None:
+    spec, place = where
+    word = value_at(spec, place)
+    at = data.draw(st.integers(0, len(word) - 1))
+    typo = word[:at] + data.draw(st.sampled_from("qxz")) + word[at + data.draw(st.integers(0, 1)) :]
+    broken = changed(spec, place, lambda parent, key: parent.__setitem__(key, typo))
+    with pytest.raises(ConfigError) as error:
+        load_spec(write_yaml_text(dump_yaml(broken)))
+    found = [problem for problem in error.value.problems if problem.path == place]
+    assert len(found) == 1, error.value
+    assert f"{word!r}" in str(found[0])  # among what is allowed
+    assert found[0].mark is not None
+    assert found[0].mark.line
+    if len(word) > 4:
+        assert f"did you mean {word!r}?" in str(found[0])
+
+
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.just([]), st.just({}),
     st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),

@@ -234,14 +234,14 @@ def test_the_command_compares_with_a_peer() -> None:
         result = CliRunner().invoke(app, [*arguments])
         return result.exit_code, result.output
 
-    code, text = compared("mobilenet-v3-small", "--compare", "torchvision")
+    code, text = compared("mobilenet-v3-small", "--compare-weights", "torchvision")
     assert code == 0
     assert "torchvision mobilenet_v3_small: 244 tensors copied; outputs differ by " in text
-    code, text = compared("mobilenetv3-small-100", "--compare", "torchvision:mobilenet_v3_small")
+    code, text = compared("mobilenetv3-small-100", "--compare-weights", "torchvision:mobilenet_v3_small")
     assert code == 1
     assert "belong to norms with eps 0.001; the spec has 1e-05" in text
     assert "not the same network" in text
-    code, text = compared("mobilenet-v3-small", "--compare", "torchvision:mobilenet_v3_smal")
+    code, text = compared("mobilenet-v3-small", "--compare-weights", "torchvision:mobilenet_v3_smal")
     assert code == 2
     assert "has no network 'mobilenet_v3_smal'; did you mean 'mobilenet_v3_small'?" in text
-    assert compared("mobilenet-v3-small", "--compare", "keras")[0] == 2
+    assert compared("mobilenet-v3-small", "--compare-weights", "keras")[0] == 2

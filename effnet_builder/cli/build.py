@@ -92,7 +92,7 @@ def build_arch(
     layout: Annotated[
         Layout, typer.Option(help="Names of the tensors in the file of --save-weights.")
     ] = Layout.effnet_builder,
-    compare: Annotated[
+    compare_weights: Annotated[
         str | None,
         typer.Option(
             metavar="LIBRARY[:NAME]",
@@ -150,8 +150,8 @@ def build_arch(
             weights = Path(spec)
         if weights is not None or save_weights is not None:
             convert_weights(plan, weights, weights_layout, save_weights, layout)
-        if compare is not None:
-            compare_with(plan, compare)
+        if compare_weights is not None:
+            compare_with(plan, compare_weights)
 
 
 def main() -> None:

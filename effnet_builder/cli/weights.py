@@ -57,7 +57,7 @@ def compare_with(plan: Plan, peer: str) -> None:
     from ..models.compare import build_peer, largest_difference
 
     library, _, name = peer.partition(":")
-    mark = Mark(f"--compare {peer}")
+    mark = Mark(f"--compare-weights {peer}")
     if library not in ("torchvision", "timm"):
         raise ConfigError([Problem("expected timm, torchvision, timm:NAME or torchvision:NAME", mark=mark)])
     name = name or plan.name.removeprefix("timm-").replace("-", "_")

@@ -229,6 +229,7 @@ def test_the_command_takes_a_file_that_carries_its_spec(tmp_path: Path) -> None:
     assert torch.equal(read_weights(out)["conv_stem.weight"], model.stem.conv.weight)
 
 
+@pytest.mark.filterwarnings("always::effnet_builder.WeightsWarning")
 def test_the_command_compares_with_a_peer() -> None:
     def compared(*arguments: str) -> tuple[int, str]:
         result = CliRunner().invoke(app, [*arguments])

@@ -13,9 +13,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .arch.analysis import Analysis, Cost, analyze
+from .arch.explain import Explanation, explain
+from .arch.fit import Fit, fit_budget
 from .arch.plan import Plan
 from .arch.resolve import resolve
 from .arch.spec import ArchSpec, ScalingWarning, load_spec
+from .arch.sweep import sweep
+from .arch.variants import Variant
 from .config import ConfigError
 
 if TYPE_CHECKING:
@@ -27,17 +31,23 @@ __all__ = [
     "ArchSpec",
     "ConfigError",
     "Cost",
+    "Explanation",
     "FeatureNetwork",
+    "Fit",
     "Network",
     "Plan",
     "ScalingWarning",
+    "Variant",
     "WeightsWarning",
     "analyze",
     "build_model",
+    "explain",
     "export_weights",
+    "fit_budget",
     "import_weights",
     "load_spec",
     "resolve",
+    "sweep",
 ]
 
 __version__ = "0.1.0"

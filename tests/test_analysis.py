@@ -113,6 +113,7 @@ def saved_bytes_per_image(model: nn.Module, image: torch.Tensor) -> float:
         ("mobilenetv4-conv-aa-medium", {}),
         ("test-efficientnet-ln", {}),
         ("notebook-b1", {}),
+        ("mobilenetv1-100", {"head.num_classes": 0, "head.pool": "max"}),
     ],
 )
 def test_training_memory_is_what_autograd_keeps(name: str, changes: dict[str, object]) -> None:

@@ -25,7 +25,8 @@ def modules_after(code: str) -> set[str]:
     "code",
     [
         "import effnet_builder as e; e.analyze(e.resolve(e.load_spec('efficientnet-b7'), phi=2))",
-        "import effnet_builder.cli.build, effnet_builder.cli.train",
+        "import effnet_builder.cli.build, effnet_builder.cli.train, effnet_builder.cli.scale",
+        "import effnet_builder as e; s = e.load_spec('efficientnet-b0'); e.fit_budget(s, 'macs=1G'); e.explain(s)",
         "from effnet_builder.train.recipe import load_recipe; load_recipe('notebook')",
         "import effnet_builder; dir(effnet_builder)",
         "import sys; sys.argv = ['build-arch', 'efficientnet-b7', '--summary']\n"
@@ -37,7 +38,7 @@ def modules_after(code: str) -> set[str]:
 def test_no_torch_until_a_torch_name_is_touched(code: str) -> None:
     loaded = modules_after(code)
     assert "effnet_builder" in loaded
-    assert not loaded & {"torch", "torchvision", "numpy", "sklearn", "torchinfo"}
+    assert not loaded & {"torch", "torchvision", "numpy", "sklearn", "torchinfo", "matplotlib", "optuna"}
 
 
 def test_build_model_loads_torch_but_not_torchvision() -> None:
@@ -67,8 +68,9 @@ def test_who_imports_whom() -> None:
 
 def test_public_names() -> None:
     assert effnet_builder.__all__ == [
-        "Analysis", "ArchSpec", "ConfigError", "Cost", "FeatureNetwork", "Network", "Plan", "ScalingWarning",
-        "WeightsWarning", "analyze", "build_model", "export_weights", "import_weights", "load_spec", "resolve",
+        "Analysis", "ArchSpec", "ConfigError", "Cost", "Explanation", "FeatureNetwork", "Fit", "Network", "Plan",
+        "ScalingWarning", "Variant", "WeightsWarning", "analyze", "build_model", "explain", "export_weights",
+        "fit_budget", "import_weights", "load_spec", "resolve", "sweep",
     ]  # fmt: skip
     for name in effnet_builder.__all__:
         assert getattr(effnet_builder, name).__doc__

@@ -16,7 +16,7 @@ class Cost:
 
     params: elements of trainable tensors. buffers: elements of norm statistics, counters included. macs: multiply-adds
     of convolutions and linear layers. activations: elements of their outputs. saved: elements that the backward pass
-    keeps in memory.
+    keeps in memory. weight_bytes: of the float32 state dict.
     """
 
     params: int = 0
@@ -24,6 +24,7 @@ class Cost:
     macs: int = 0
     activations: int = 0
     saved: int = 0
+    weight_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)))
@@ -39,10 +40,7 @@ class RowCost:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """The costs of a plan: `rows` in the order of the forward pass, and their sums; `groups` within the stages.
-
-    state_elements are those of the state dict, counters those of them that are int64.
-    """
+    """The costs of a plan: `rows` in the order of the forward pass, and their sums; `groups` within the stages."""
 
     rows: tuple[RowCost, ...]
     stem: Cost
@@ -50,13 +48,11 @@ class Analysis:
     groups: tuple[tuple[Cost, ...], ...]
     head: Cost
     total: Cost
-    state_elements: int
-    counters: int
 
     @property
     def weight_bytes(self) -> int:
-        """Size of the state dict in float32; the counters of the norms are int64."""
-        return 4 * (self.state_elements - self.counters) + 8 * self.counters
+        """Size of the state dict in float32."""
+        return self.total.weight_bytes
 
     @property
     def training_bytes_per_image(self) -> int:
@@ -66,7 +62,7 @@ class Analysis:
 
 def analyze(plan: Plan) -> Analysis:
     """Count a plan, at the plan's resolution."""
-    counter = _Counter(plan)
+    counter = Counter(Tape(plan.in_channels * plan.resolution**2))
     stem = [counter.conv(plan.stem)]
     groups = [
         [[cost for block in group.blocks for cost in counter.block(block)] for group in stage.groups]
@@ -75,32 +71,31 @@ def analyze(plan: Plan) -> Analysis:
     stages = [[cost for group in stage for cost in group] for stage in groups]
     head = list(counter.head(plan.head))
     rows = (*stem, *(cost for stage in stages for cost in stage), *head)
-    total = _sum(rows)
-    filters = sum(cost.cost.buffers for cost in rows if isinstance(cost.row, PoolPlan))  # not in the state dict
+    pooling = Cost(saved=counter.tape.kept - counter.counted)  # has no row; another row behind it takes what it keeps
     return Analysis(
         rows=rows,
         stem=_sum(stem),
         stages=tuple(_sum(stage) for stage in stages),
         groups=tuple(tuple(_sum(group) for group in stage) for stage in groups),
-        head=_sum(head),
-        total=total,
-        state_elements=total.params + total.buffers - filters,
-        counters=sum(_has_statistics(cost.row) for cost in rows),
+        head=_sum(head) + pooling,
+        total=_sum(rows) + pooling,
     )
 
 
-class _Counter:
+class Counter:
     """Goes through a plan in the order of the forward pass; `kept` goes to the row that makes autograd keep it."""
 
-    def __init__(self, plan: Plan) -> None:
-        self.tape = Tape(plan.in_channels * plan.resolution**2)
-        self.counted = 0
+    def __init__(self, tape: Tape) -> None:
+        self.tape = tape
+        self.counted = tape.kept
 
     def conv(self, row: ConvPlan) -> RowCost:
+        """A convolution with norm and activation."""
         self.tape.conv(row)
         return self._row(row, _conv(row))
 
     def block(self, block: BlockPlan) -> Iterator[RowCost]:
+        """The layers of a block, and the sum with its input."""
         for layer in block.layers:
             if isinstance(layer, ConvPlan):
                 yield self.conv(layer)
@@ -115,6 +110,7 @@ class _Counter:
         self.tape.add(block)
 
     def head(self, head: HeadPlan) -> Iterator[RowCost]:
+        """What follows the stages."""
         if head.conv is not None and not head.pool_first:
             yield self.conv(head.conv)
         self.tape.global_pool(head.pool, head.pooled_size)
@@ -139,19 +135,17 @@ def _pool(row: PoolPlan) -> Cost:
 def _conv(row: ConvPlan) -> Cost:
     weights, outputs = math.prod(row.weight_shape), math.prod(row.output_shape)
     params = weights + (row.out_channels if row.bias else 0) + (2 * row.out_channels if row.norm is not None else 0)
-    buffers = 2 * row.out_channels + 1 if _has_statistics(row) else 0
-    return Cost(params, buffers, weights * row.out_resolution**2, outputs)
+    macs = weights * row.out_resolution**2
+    if row.norm is None or row.norm.type != "batch":
+        return Cost(params, 0, macs, outputs, weight_bytes=4 * params)
+    # Mean and variance of each channel, and how many batches were seen, as int64.
+    return Cost(params, 2 * row.out_channels + 1, macs, outputs, weight_bytes=4 * (params + 2 * row.out_channels) + 8)
 
 
 def _linear(row: LinearPlan) -> Cost:
     macs = row.in_features * row.out_features
     params = macs + (row.out_features if row.bias else 0)
-    return Cost(params, 0, macs, row.out_features)
-
-
-def _has_statistics(row: LayerPlan) -> bool:
-    """Whether a batch norm counts the batches that it has seen."""
-    return isinstance(row, ConvPlan) and row.norm is not None and row.norm.type == "batch"
+    return Cost(params, 0, macs, row.out_features, weight_bytes=4 * params)
 
 
 def _sum(costs: Iterable[RowCost]) -> Cost:

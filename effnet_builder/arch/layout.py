@@ -74,18 +74,28 @@ class Chain:
         self.layers.append(SqueezeExcitePlan(path, reduce, expand))
 
 
-def lay_out(row: AnyRow, chain: Chain, out_channels: int, stride: int, rule: SqueezeExcite, decide: Decisions) -> None:
-    """Add the layers of one block of a row to the chain."""
+def lay_out(
+    row: AnyRow,
+    chain: Chain,
+    out_channels: int,
+    stride: int,
+    expanded: int | None,
+    rule: SqueezeExcite,
+    decide: Decisions,
+) -> None:
+    """Add the layers of one block of a row to the chain; `expanded` is its absolute expanded width, if it has one."""
     match row:
         case MBConv():
-            _mbconv(row, chain, out_channels, stride, rule, decide)
+            width = _expanded(row, chain.channels, out_channels, expanded, decide)
+            _mbconv(row, chain, out_channels, stride, width, rule, decide)
         case DepthwiseSeparable():
             groups = decide.groups(chain.channels, chain.channels, row.group_size)
             chain.conv("depthwise", chain.channels, row.kernel_size, stride, groups)
             chain.squeeze_excite(row.se_ratio, rule, decide)
             chain.conv("projection", out_channels, linear=row.linear)
         case FusedMBConv():
-            _fused_mbconv(row, chain, out_channels, stride, rule, decide)
+            width = _expanded(row, chain.channels, out_channels, expanded, decide)
+            _fused_mbconv(row, chain, out_channels, stride, width, rule, decide)
         case Conv():
             groups = decide.groups(chain.channels, out_channels, row.group_size)
             chain.conv("conv", out_channels, row.kernel_size, stride, groups)
@@ -95,8 +105,9 @@ def lay_out(row: AnyRow, chain: Chain, out_channels: int, stride: int, rule: Squ
             raise AssertionError(row)
 
 
-def _mbconv(row: MBConv, chain: Chain, out_channels: int, stride: int, rule: SqueezeExcite, decide: Decisions) -> None:
-    expanded = _expanded(row, chain.channels, out_channels, decide)
+def _mbconv(
+    row: MBConv, chain: Chain, out_channels: int, stride: int, expanded: int, rule: SqueezeExcite, decide: Decisions
+) -> None:
     if _has_expansion(row, chain.channels, expanded):
         chain.conv("expansion", expanded, row.expand_kernel_size)
     groups = decide.groups(expanded, expanded, row.group_size)
@@ -106,9 +117,14 @@ def _mbconv(row: MBConv, chain: Chain, out_channels: int, stride: int, rule: Squ
 
 
 def _fused_mbconv(
-    row: FusedMBConv, chain: Chain, out_channels: int, stride: int, rule: SqueezeExcite, decide: Decisions
+    row: FusedMBConv,
+    chain: Chain,
+    out_channels: int,
+    stride: int,
+    expanded: int,
+    rule: SqueezeExcite,
+    decide: Decisions,
 ) -> None:
-    expanded = _expanded(row, chain.channels, out_channels, decide)
     if not _has_expansion(row, chain.channels, expanded):
         groups = decide.groups(chain.channels, out_channels, row.group_size)
         chain.conv("conv", out_channels, row.kernel_size, stride, groups)
@@ -140,9 +156,11 @@ def _universal_inverted_bottleneck(
     chain.conv("projection", out_channels, linear=True)
 
 
-def _expanded(row: MBConv | FusedMBConv, in_channels: int, out_channels: int, decide: Decisions) -> int:
-    if row.expand_channels is not None:
-        return decide.width(row.expand_channels, "expand_channels")
+def _expanded(
+    row: MBConv | FusedMBConv, in_channels: int, out_channels: int, absolute: int | None, decide: Decisions
+) -> int:
+    if absolute is not None:
+        return absolute
     assert row.expand_ratio is not None
     base = in_channels if row.expand_base == "input" else out_channels
     return base if row.expand_ratio == 1 else decide.width(base * row.expand_ratio, "expand_ratio")

@@ -16,10 +16,10 @@ class Tape:
     All for one image: the statistics of a batch norm, kept once for the batch, are left out.
     """
 
-    def __init__(self, elements: int) -> None:
+    def __init__(self, elements: int, is_kept: bool = False) -> None:
         self.kept = 0
-        self._elements, self._is_kept = elements, False
-        self._squeezed = 0
+        self.is_kept = is_kept
+        self._elements, self._squeezed = elements, 0
 
     def conv(self, row: ConvPlan) -> None:
         """Convolution, norm, activation."""
@@ -78,8 +78,8 @@ class Tape:
         self._keep()
 
     def _keep(self) -> None:
-        self.kept += 0 if self._is_kept else self._elements
-        self._is_kept = True
+        self.kept += 0 if self.is_kept else self._elements
+        self.is_kept = True
 
     def _make(self, elements: int) -> None:
-        self._elements, self._is_kept = elements, False
+        self._elements, self.is_kept = elements, False

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ..config import Path, Problem, format_value
 from .scaling import distribute, multiplier, round_to
 from .settings import MAX_BLOCKS, MAX_CHANNELS, MAX_RESOLUTION, Rounding, ScaleWidth
 from .spec import ArchSpec
+
+Limit = Literal["small", "large"]
 
 
 class Numbers:
@@ -15,6 +19,7 @@ class Numbers:
         self.spec = spec
         rule = spec.scaling
         self.problems: list[Problem] = []
+        self.limits: set[Limit | None] = set()
         self.depth = multiplier(rule.depth, rule.alpha, rule.phi)
         self.width = multiplier(rule.width, rule.beta, rule.phi)
         if rule.phi and (rule.alpha, rule.beta, rule.gamma) == (None, None, None):
@@ -32,7 +37,8 @@ class Numbers:
             exact, path = rule.resolution, ("scaling", "resolution")
         # Compared before rounding: rounding never gives less than one px.
         if not 1 <= exact <= MAX_RESOLUTION:
-            self.refuse(f"an image of {exact:,.6g} px; expected 1 to {MAX_RESOLUTION:,}", path, self.value(path))
+            message = f"an image of {exact:,.6g} px; expected 1 to {MAX_RESOLUTION:,}"
+            self.refuse(message, path, self.value(path), limit="small" if exact < 1 else "large")
             return 1
         return self.round(exact, spec.rounding.resolution, path)
 
@@ -45,7 +51,7 @@ class Numbers:
             rounded = max(channels, rounded)
         if rounded > MAX_CHANNELS:
             message = f"{count(rounded)} channels after scaling; at most {MAX_CHANNELS:,} are allowed"
-            self.refuse(message, path, channels)
+            self.refuse(message, path, channels, limit="large")
         return rounded
 
     def depths(self) -> dict[Path, int]:
@@ -60,7 +66,7 @@ class Numbers:
                 depths |= dict(zip(scaled, distribute(total, repeats), strict=True))
         if sum(depths.values()) > MAX_BLOCKS:
             message = f"{count(sum(depths.values()))} blocks; at most {MAX_BLOCKS:,} are allowed"
-            self.refuse(message, self.cause("depth"), None)
+            self.refuse(message, self.cause("depth"), None, limit="large")
         return depths
 
     def round(self, value: float, rule: Rounding, path: Path) -> int:
@@ -83,8 +89,9 @@ class Numbers:
             value = value[part] if isinstance(value, tuple) and isinstance(part, int) else getattr(value, str(part))
         return value
 
-    def refuse(self, message: str, path: Path, value: object) -> None:
-        """Note a mistake."""
+    def refuse(self, message: str, path: Path, value: object, limit: Limit | None = None) -> None:
+        """Note a mistake; `limit` where another size of the same network would have none."""
+        self.limits.add(limit)
         self.problems.append(Problem(message, path, None if value is None else format_value(value)))
 
     def stop_on_problems(self) -> None:
@@ -96,15 +103,12 @@ class Numbers:
 class RowNumbers:
     """The numbers inside the blocks of one row, by the network's rules; mistakes stand in the row's fields."""
 
-    def __init__(self, numbers: Numbers, path: Path, squeezing: Rounding, scale_width: ScaleWidth) -> None:
-        self.numbers, self.path, self.scale_width = numbers, path, scale_width
-        rules = numbers.spec.rounding
-        self.rules = {"se_ratio": squeezing, "expand_ratio": rules.expansion, "expand_channels": rules.stages}
+    def __init__(self, numbers: Numbers, path: Path, squeezing: Rounding) -> None:
+        self.numbers, self.path = numbers, path
+        self.rules = {"se_ratio": squeezing, "expand_ratio": numbers.spec.rounding.expansion}
 
     def width(self, value: float, field: str) -> int:
-        """A width made whole by the rule for this field; absolute ones are scaled too."""
-        if field == "expand_channels":
-            return self.numbers.scaled(int(value), self.scale_width, self.rules[field], (*self.path, field))
+        """A width made whole by the rule for this field."""
         return self.numbers.round(value, self.rules[field], (*self.path, field))
 
     def groups(self, in_channels: int, out_channels: int, size: int | None) -> int:

@@ -41,7 +41,7 @@ def resolve(
         output_stride=output_stride,
     )  # fmt: skip
     spec = spec.vary(changes)
-    plan = _Resolver(spec).plan()
+    plan = Resolver(spec).plan()
     for text in _unusual(spec.scaling):
         warnings.warn(f"{spec.name}: {text}", ScalingWarning, stacklevel=2)
     return plan
@@ -50,18 +50,47 @@ def resolve(
 Setting = TypeVar("Setting", Norm, SqueezeExcite)
 
 
-class _Place(NamedTuple):
-    """Where a block stands: its path, what it gets, and what the network's shape asks of it."""
+class Place(NamedTuple):
+    """Where a block stands: what it gets, and what the network's shape asks of it."""
 
-    path: str
     in_channels: int
     resolution: int
     stride: int
     dilation: int
-    drop_path_rate: float
 
 
-class _Resolver:
+class Placed(NamedTuple):
+    """A row of the table after scaling: its first block, and the `repeats - 1` equal ones behind it."""
+
+    stage: int
+    path: Path
+    row: AnyRow
+    out_channels: int
+    repeats: int
+    first: Place
+    rest: Place
+    reduction: int
+    expanded: int | None
+
+
+class Scaled(NamedTuple):
+    """The numbers of a spec after scaling and rounding: what a network of its rule is known by."""
+
+    resolution: int
+    stem: int
+    widths: dict[Path, int]
+    expanded: dict[Path, int]
+    repeats: dict[Path, int]
+    head: int
+
+    @property
+    def key(self) -> tuple[int, ...]:
+        """Equal for equal networks of one spec."""
+        numbers = (self.widths, self.expanded, self.repeats)
+        return self.resolution, self.stem, self.head, *(number for part in numbers for number in part.values())
+
+
+class Resolver:
     """Lays out one spec; its numbers and the mistakes found so far are in `numbers`."""
 
     def __init__(self, spec: ArchSpec) -> None:
@@ -69,69 +98,93 @@ class _Resolver:
         self.numbers = Numbers(spec)
 
     def plan(self) -> Plan:
+        """The whole network. Raises ConfigError."""
         spec, numbers = self.spec, self.numbers
-        resolution = numbers.resolution()
         self._check_norm(spec.norm, ("norm",))
-        stem_channels = numbers.scaled(
-            spec.stem.out_channels, spec.stem.scale_width, spec.rounding.stem, ("stem", "out_channels")
-        )
-        widths = {
-            path: numbers.scaled(row.out_channels, row.scale_width, spec.rounding.stages, (*path, "out_channels"))
-            for rows in spec.table()
-            for path, row in rows
-        }
-        depths = numbers.depths()
+        scaled = self.scale()
+        stem = self.stem(scaled)
+        stages, features = self._stages(scaled)
+        head = self.head(scaled, features[-1].channels, features[-1].resolution)
         numbers.stop_on_problems()
+        plan = Plan(spec, numbers.depth, numbers.width, scaled.resolution, stem, stages, head, features)
+        self.check_weights(sum(math.prod(row.weight_shape) for row in plan.rows if not isinstance(row, PoolPlan)))
+        numbers.stop_on_problems()
+        return plan
 
+    def scale(self) -> Scaled:
+        """Scale and round. Raises ConfigError."""
+        spec, numbers, rounding = self.spec, self.numbers, self.spec.rounding
+        resolution = numbers.resolution()
+        stem = numbers.scaled(spec.stem.out_channels, spec.stem.scale_width, rounding.stem, ("stem", "out_channels"))
+        widths, expanded = {}, {}
+        for path, row in (pair for rows in spec.table() for pair in rows):
+            field = (*path, "out_channels")
+            widths[path] = numbers.scaled(row.out_channels, row.scale_width, rounding.stages, field)
+            if absolute := getattr(row, "expand_channels", None):
+                field = (*path, "expand_channels")
+                expanded[path] = numbers.scaled(absolute, row.scale_width, rounding.stages, field)
+        head, path = spec.head, ("head", "out_channels")
+        head_width = (
+            numbers.scaled(head.out_channels, head.scale_width, rounding.head, path) if head.out_channels else 0
+        )
+        repeats = numbers.depths()
+        numbers.stop_on_problems()
+        return Scaled(resolution, stem, widths, expanded, repeats, head_width)
+
+    def stem(self, scaled: Scaled) -> ConvPlan:
+        """The first convolution."""
+        spec = self.spec
         stem = conv_plan(
-            "stem", spec.in_channels, stem_channels, spec.stem.kernel_size, resolution, stride=spec.stem.stride,
+            "stem", spec.in_channels, scaled.stem, spec.stem.kernel_size, scaled.resolution, stride=spec.stem.stride,
             padding=spec.padding, norm=spec.norm, activation=spec.stem.activation or spec.activation,
         )  # fmt: skip
         self._check_groups(spec.norm, [stem], ("norm",))
         self._check_stride("stem", stem.stride, stem.in_resolution)
-        stages, features = self._stages(stem, widths, depths)
-        head = self._head(stages[-1].blocks[-1])
-        numbers.stop_on_problems()
-        plan = Plan(spec, numbers.depth, numbers.width, resolution, stem, stages, head, features)
-        weights = sum(math.prod(row.weight_shape) for row in plan.rows if not isinstance(row, PoolPlan))
-        if weights > MAX_WEIGHTS:
-            limit = f"{count(MAX_WEIGHTS)} ({4 * MAX_WEIGHTS // 10**12} TB)"
-            numbers.refuse(f"{count(weights)} weights; at most {limit} are allowed", numbers.cause("width"), None)
-        numbers.stop_on_problems()
-        return plan
+        return stem
 
-    def _stages(
-        self, stem: ConvPlan, widths: dict[Path, int], depths: dict[Path, int]
-    ) -> tuple[tuple[StagePlan, ...], tuple[FeaturePlan, ...]]:
-        """The stages, and the feature maps: what comes before a stride, and the end."""
-        drop_path, blocks_in_all, index = self.spec.drop_path, sum(depths.values()), 0
-        channels, resolution = stem.out_channels, stem.out_resolution
-        reduction, dilation = stem.stride, 1
-        stages: list[StagePlan] = []
-        features: list[FeaturePlan] = []
-        for i, rows in enumerate(self.spec.table()):
-            groups: list[GroupPlan] = []
-            blocks_before = 0
+    def rows(self, scaled: Scaled) -> Iterator[Placed]:
+        """The rows of the table in the order of the forward pass, each with what it gets from the one before it."""
+        spec = self.spec
+        channels, resolution = scaled.stem, math.ceil(scaled.resolution / spec.stem.stride)
+        reduction: int = spec.stem.stride
+        dilation = 1
+        for i, rows in enumerate(spec.table()):
             for path, row in rows:
-                if row.stride > 1:
-                    if groups:
-                        self.numbers.refuse("only the first row of a stage may stride", (*path, "stride"), row.stride)
-                    last = stages[-1].path if stages else "stem"
-                    features.append(FeaturePlan(last, channels, reduction, resolution))
                 stride, later_dilation = self._stride_or_dilate(row.stride, reduction, dilation)
+                first = Place(channels, resolution, stride, dilation)
+                channels, dilation = scaled.widths[path], later_dilation
+                # torch's AvgPool2d leaves an odd last row out.
+                floors = stride > 1 and spec.anti_alias == "avg"
+                resolution = resolution // stride if floors else math.ceil(resolution / stride)
+                rest = Place(channels, resolution, 1, dilation)
+                repeats, expanded = scaled.repeats[path], scaled.expanded.get(path)
+                yield Placed(i, path, row, channels, repeats, first, rest, reduction, expanded)
                 reduction *= stride
-                blocks: list[BlockPlan] = []
-                for j in range(depths[path]):
-                    rate = drop_path_rate(drop_path.rate, drop_path.schedule, index, blocks_in_all)
-                    place = _Place(f"stages.{i}.{blocks_before + j}", channels, resolution, stride, dilation, rate)
-                    blocks.append(self._block(place, path, row, widths[path]))
-                    channels, resolution = widths[path], blocks[-1].out_resolution
-                    index, stride, dilation = index + 1, 1, later_dilation
-                groups.append(GroupPlan(_name(path), row.type, tuple(blocks)))
-                blocks_before += len(blocks)
-            stages.append(StagePlan(f"stages.{i}", tuple(groups)))
-        features.append(FeaturePlan(stages[-1].path, channels, reduction, resolution))
-        return tuple(stages), tuple(features)
+
+    def _stages(self, scaled: Scaled) -> tuple[tuple[StagePlan, ...], tuple[FeaturePlan, ...]]:
+        """The stages, and the feature maps: what comes before a stride, and the end."""
+        drop_path, blocks_in_all, index = self.spec.drop_path, sum(scaled.repeats.values()), 0
+        stages: list[list[GroupPlan]] = []
+        features: list[FeaturePlan] = []
+        last = "stem"
+        for placed in self.rows(scaled):
+            if placed.stage == len(stages):
+                stages.append([])
+            elif placed.row.stride > 1:
+                self.numbers.refuse("only the first row of a stage may stride", (*placed.path, "stride"), 2)
+            if placed.row.stride > 1:
+                features.append(FeaturePlan(last, placed.first.in_channels, placed.reduction, placed.first.resolution))
+            last = f"stages.{placed.stage}"
+            before = sum(len(group.blocks) for group in stages[-1])
+            blocks: list[BlockPlan] = []
+            for j in range(placed.repeats):
+                rate = drop_path_rate(drop_path.rate, drop_path.schedule, index, blocks_in_all)
+                blocks.append(self.block(placed, placed.rest if j else placed.first, f"{last}.{before + j}", rate))
+                index += 1
+            stages[-1].append(GroupPlan(_name(placed.path), placed.row.type, tuple(blocks)))
+        reduction = placed.reduction * placed.first.stride
+        features.append(FeaturePlan(last, placed.out_channels, reduction, placed.rest.resolution))
+        return tuple(StagePlan(f"stages.{i}", tuple(groups)) for i, groups in enumerate(stages)), tuple(features)
 
     def _stride_or_dilate(self, stride: int, reduction: int, dilation: int) -> tuple[int, int]:
         """The stride of a row's first block, and the dilation of the blocks behind it (Chen et al. 2017; timm)."""
@@ -140,49 +193,55 @@ class _Resolver:
             return 1, dilation * stride
         return stride, dilation
 
-    def _block(self, place: _Place, path: Path, row: AnyRow, out_channels: int) -> BlockPlan:
-        spec = self.spec
-        norm = row.norm if row.norm and "type" in row.norm.model_fields_set else _merged(spec.norm, row.norm)
+    def block(self, placed: Placed, place: Place, name: str, drop_path_rate: float) -> BlockPlan:
+        """One block of a row; its mistakes are noted in `numbers`."""
+        spec, path, row, out_channels = self.spec, placed.path, placed.row, placed.out_channels
+        norm = row.norm if row.norm and "type" in row.norm.model_fields_set else merged(spec.norm, row.norm)
         if row.norm:
             self._check_norm(norm, (*path, "norm"))
-        rule = _merged(spec.squeeze_excite, getattr(row, "squeeze_excite", None))
+        rule = merged(spec.squeeze_excite, getattr(row, "squeeze_excite", None))
         self._check_stride(_name(path), place.stride, place.resolution)
         chain = Chain(
-            place.path, place.in_channels, place.resolution, norm=norm, activation=row.activation or spec.activation,
+            name, place.in_channels, place.resolution, norm=norm, activation=row.activation or spec.activation,
             padding=row.padding or spec.padding, anti_alias=spec.anti_alias, dilation=place.dilation,
         )  # fmt: skip
-        decide = RowNumbers(self.numbers, path, rule.rounding, row.scale_width)
-        lay_out(row, chain, out_channels, place.stride, rule, decide)
+        decide = RowNumbers(self.numbers, path, rule.rounding)
+        lay_out(row, chain, out_channels, place.stride, placed.expanded, rule, decide)
         skip = row.skip and place.stride == 1 and place.in_channels == out_channels
-        block = BlockPlan(place.path, row.type, tuple(chain.layers), skip, place.drop_path_rate if skip else 0.0)
+        block = BlockPlan(name, row.type, tuple(chain.layers), skip, drop_path_rate if skip else 0.0)
         self._check_groups(norm, block.convs, (*path, "norm") if row.norm else ("norm",))
         return block
 
-    def _head(self, last: BlockPlan) -> HeadPlan:
+    def head(self, scaled: Scaled, channels: int, resolution: int) -> HeadPlan:
+        """What follows the stages, which give `channels` at `resolution` px."""
         spec, head = self.spec, self.spec.head
-        conv, features, pool_first = None, last.convs[-1].out_channels, head.order != "conv_pool"
+        conv, pooled, features, pool_first = None, channels, channels, head.order != "conv_pool"
         if head.order != "pool":
-            assert head.out_channels is not None
-            path = ("head", "out_channels")
-            channels = self.numbers.scaled(head.out_channels, head.scale_width, spec.rounding.head, path)
             norm = None if head.order == "pool_conv" else spec.norm
             conv = conv_plan(
-                "head.conv", features, channels, 1, 1 if pool_first else last.out_resolution,
+                "head.conv", channels, scaled.head, 1, 1 if pool_first else resolution,
                 norm=norm, bias=head.bias, activation=head.activation or spec.activation,
             )  # fmt: skip
             if norm:
                 self._check_groups(norm, [conv], ("norm",))
-            features = channels
-        pooled = last.convs[-1].out_channels if pool_first else features
+            features = scaled.head
+            pooled = channels if pool_first else features
         classifier = LinearPlan("head.classifier", features, head.num_classes, bias=True) if head.num_classes else None
         return HeadPlan("head", conv, head.pool, pool_first, pooled, head.dropout, features, classifier)
+
+    def check_weights(self, weights: int) -> None:
+        """Refuse what no machine holds."""
+        if weights > MAX_WEIGHTS:
+            limit = f"{count(MAX_WEIGHTS)} ({4 * MAX_WEIGHTS // 10**12} TB)"
+            message = f"{count(weights)} weights; at most {limit} are allowed"
+            self.numbers.refuse(message, self.numbers.cause("width"), None, limit="large")
 
     def _check_stride(self, name: str, stride: int, resolution: int) -> None:
         if stride > 1 and resolution == 1 and not self.numbers.problems:
             explicit = self.spec.scaling.resolution is not None
             path: Path = ("scaling", "resolution") if explicit else ("resolution",)
             message = f"too small: {name} would stride over a map of 1 px; use stride 1 there or a larger resolution"
-            self.numbers.refuse(message, path, self.numbers.value(path))
+            self.numbers.refuse(message, path, self.numbers.value(path), limit="small")
 
     def _check_norm(self, norm: Norm, path: Path) -> None:
         for field, message in norm.misfits():
@@ -207,7 +266,7 @@ def _name(path: Path) -> str:
     return str(path[0]) + "".join(f"[{index}]" for index in path[1:])
 
 
-def _merged(base: Setting, row: Setting | None) -> Setting:
+def merged(base: Setting, row: Setting | None) -> Setting:
     """The network's setting with what the row says of it."""
     return base if row is None else base.model_copy(update={name: getattr(row, name) for name in row.model_fields_set})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
 from .analysis import Analysis, Cost
@@ -19,11 +19,11 @@ _UNITS = ("", " k", " M", " G", " T", " P", " E")
 def render_summary(plan: Plan, analysis: Analysis) -> str:
     """The stage table, its sum, and the totals to the last digit."""
     header = ("part", "type", "blocks", "px", "channels", "params", "MACs", "activations")
-    rows = [_row("stem", _conv_type("conv", plan.stem), "", _of_conv(plan.stem), analysis.stem)]
+    rows = [_row("stem", conv_type("conv", plan.stem), "", _of_conv(plan.stem), analysis.stem)]
     for stage, costs in zip(plan.stages, analysis.groups, strict=True):
         for group, cost in zip(stage.groups, costs, strict=True):
-            rows.append(_row(group.name, _group_type(group), str(len(group.blocks)), _of_blocks(group.blocks), cost))
-    rows.append(_row("head", _head_type(plan.head), "", _of_head(plan), analysis.head))
+            rows.append(_row(group.name, group_type(group), str(len(group.blocks)), _of_blocks(group.blocks), cost))
+    rows.append(_row("head", head_type(plan.head), "", _of_head(plan), analysis.head))
     total = analysis.total
     sums = (f"{total.params:,}", si(total.macs), si(total.activations))
     rows.append(("total", "", str(len(plan.blocks)), "", "", *sums))
@@ -80,13 +80,15 @@ def summary_data(plan: Plan, analysis: Analysis) -> dict[str, object]:
     }
 
 
-def align(header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, sums: int = 0) -> list[str]:
-    """A table as lines: the first `left` columns flush left, the others right, a rule above the last `sums` rows."""
+def align(
+    header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, sums: int = 0, texts: Container[int] = ()
+) -> list[str]:
+    """A table as lines, with a rule above the last `sums` rows; the first `left` columns and `texts` are flush left."""
     table = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
+            cell.ljust(width) if i < left or i in texts else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
         ).rstrip()
         for cells in table
@@ -144,11 +146,12 @@ def _row(part: str, kind: str, blocks: str, span: _Span, cost: Cost) -> tuple[st
     )
 
 
-def _conv_type(name: str, row: ConvPlan) -> str:
+def conv_type(name: str, row: ConvPlan) -> str:
+    """`conv 3x3 /2`: the kernel and the stride."""
     return f"{name} {row.kernel_size}x{row.kernel_size}" + (f" /{row.stride}" if row.stride > 1 else "")
 
 
-def _group_type(group: GroupPlan) -> str:
+def group_type(group: GroupPlan) -> str:
     """`mbconv x6, 3x3 /2`: how far the blocks widen, their kernels but for 1x1, and the stride."""
     block = group.blocks[0]
     ratio = max(conv.out_channels for conv in block.convs[:-1]) / block.convs[0].in_channels if block.convs[1:] else 0
@@ -158,7 +161,8 @@ def _group_type(group: GroupPlan) -> str:
     return f"{group.type}{widening} {' '.join(kernels)}" + (f" /{stride}" if stride > 1 else "")
 
 
-def _head_type(head: HeadPlan) -> str:
+def head_type(head: HeadPlan) -> str:
+    """`conv 1x1, pool, linear`: the parts in order."""
     parts = ["pool"] if head.conv is None else ["conv 1x1", "pool"]
     return ", ".join((parts[::-1] if head.pool_first else parts) + (["linear"] if head.classifier else []))
 

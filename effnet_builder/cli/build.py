@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .. import __version__
 from ..arch.analysis import analyze
+from ..arch.compare import comparison_data, render_comparison
+from ..arch.explain import explain
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
-from ..arch.spec import ArchSpec, load_spec
-from ..arch.summary import align, counts_line, render_summary, si, summary_data, totals_line
-from ..config import ConfigError, Mark, Node, Problem, load_document, locate, node_of, shipped, write_whole
+from ..arch.spec import load_spec
+from ..arch.summary import align, render_summary, si, summary_data, totals_line
+from ..config import Node, load_document, locate, shipped
 from .console import (
     EXIT_FAILURE,
-    SPEC_ARGUMENT,
+    SPECS_ARGUMENT,
     VERSION_OPTION,
     application,
     echo,
@@ -28,6 +28,7 @@ from .console import (
     run,
     varied_spec,
 )
+from .saving import save_spec
 from .schema import schema_option
 from .weights import Layout, compare_with, convert_weights
 
@@ -46,9 +47,19 @@ class Format(str, Enum):
 
 @app.command()
 def build_arch(
-    spec: Annotated[str | None, SPEC_ARGUMENT] = None,
+    specs: Annotated[list[str] | None, SPECS_ARGUMENT] = None,
     summary: Annotated[
         bool, typer.Option("--summary", help="Print the stage table: px, channels, params, MACs. Imports no torch.")
+    ] = False,
+    explain_numbers: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Print where every number comes from; parts may follow, as in SPEC --explain stages.3 head.",
+        ),
+    ] = False,
+    compare_specs: Annotated[
+        bool, typer.Option("--compare", help="Print several SPECs side by side, with what differs marked.")
     ] = False,
     layers: Annotated[
         bool, typer.Option("--layers", help="Print torchinfo's table of the real module. Allocates no weights.")
@@ -72,7 +83,7 @@ def build_arch(
         ),
     ] = [],  # noqa: B006
     format_: Annotated[
-        Format, typer.Option("--format", help="Of --summary and --list. Alone, json implies --summary.")
+        Format, typer.Option("--format", help="Of --summary, --list and --compare. Alone, json implies --summary.")
     ] = Format.table,
     save: Annotated[
         Path | None,
@@ -111,41 +122,48 @@ def build_arch(
     build-arch efficientnet-b0 --summary
     build-arch efficientnet-b0 --phi 3 --save mine.yaml
     build-arch mine.yaml --set stages.2.kernel_size=3 --format json
+    build-arch efficientnet-b4 --explain stages.5
+    build-arch efficientnet-b0 mine.yaml --compare
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
     flags = {
-        "phi": phi,
-        "width": width,
-        "depth": depth,
-        "resolution": resolution,
-        "num_classes": num_classes,
+        "phi": phi, "width": width, "depth": depth, "resolution": resolution, "num_classes": num_classes,
         "in_channels": in_channels,
-    }
-    varied = bool(assignments) or any(value is not None for value in flags.values())
-    if list_specs:
-        if spec is not None or summary or layers or save is not None or varied:
+    }  # fmt: skip
+    printing = _one_of(
+        {"--summary": summary, "--layers": layers, "--list": list_specs, "--explain": explain_numbers,
+         "--compare": compare_specs}
+    )  # fmt: skip
+    spec, more = (specs[0], specs[1:]) if specs else (None, [])
+    writes = any(given is not None for given in (save, weights, save_weights, compare_weights))
+    if printing == "--list":
+        if spec is not None or writes or assignments or any(value is not None for value in flags.values()):
             raise fail("--list goes with --format only; drop SPEC and the other options, or --list")
         with reporting("nothing was listed."):
             echo(_list(format_))
         return
     if spec is None:
         raise fail("Missing SPEC: the name of an archspec (see build-arch --list) or a YAML file. Try --help.")
-    if layers and (summary or format_ is Format.json):
-        raise fail("--layers prints torchinfo's table only; drop --summary and --format json, or --layers")
+    if printing == "--layers" and format_ is Format.json:
+        raise fail("--layers prints torchinfo's table only; drop --format json, or --layers")
+    if more and printing not in ("--compare", "--explain"):
+        raise fail(f"{len(more) + 1} SPECs; several go with --compare only")
+    if printing == "--compare" and (not more or writes):
+        raise fail("--compare takes two SPECs or more, and goes with none of --save, --weights and the like")
     with reporting("nothing was built."):
         loaded, changes = varied_spec(spec, assignments, **flags)
         plan = resolve(loaded)
         if phi is not None:
             _note_dropped(spec, plan, changes)
-        if layers:
-            echo(_layers(plan))
-        elif format_ is Format.json:
-            echo(json.dumps(summary_data(plan, analyze(plan)), indent=2))
-        elif summary:
-            echo(render_summary(plan, analyze(plan)))
+        if printing == "--compare":
+            others = [resolve(varied_spec(other, assignments, **flags)[0]) for other in more]
+            echo(_compared([plan, *others], format_))
+        elif printing == "--explain":
+            echo("\n\n".join(str(explain(loaded, part)) for part in more or [""]))
         else:
-            echo(_check(plan))
+            echo(_show(plan, printing, format_))
         if save is not None:
-            _save(loaded, plan, save, changes)
+            said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
+            save_spec(loaded, save, f"{loaded.name} with {said}" if changes else None, changes)
         if weights is None and spec.endswith(".safetensors"):
             weights = Path(spec)
         if weights is not None or save_weights is not None:
@@ -157,6 +175,26 @@ def build_arch(
 def main() -> None:
     """Entry point of `build-arch`."""
     run(app, "build-arch")
+
+
+def _one_of(given: dict[str, bool]) -> str | None:
+    """The one option of what to print that was given, if any."""
+    options = [option for option, is_given in given.items() if is_given]
+    if len(options) > 1:
+        raise fail(f"{' and '.join(options)} print different things; give one of them")
+    return options[0] if options else None
+
+
+def _show(plan: Plan, printing: str | None, format_: Format) -> str:
+    if printing == "--layers":
+        return _layers(plan)
+    if format_ is Format.json:
+        return json.dumps(summary_data(plan, analyze(plan)), indent=2)
+    return render_summary(plan, analyze(plan)) if printing == "--summary" else _check(plan)
+
+
+def _compared(plans: list[Plan], format_: Format) -> str:
+    return json.dumps(comparison_data(plans), indent=2) if format_ is Format.json else render_comparison(plans)
 
 
 def _note_dropped(source: str, plan: Plan, changes: dict[str, Node]) -> None:
@@ -221,22 +259,3 @@ def _list(format_: Format) -> str:
         rows.append((plan.name, str(plan.resolution), f"{total.params:,}", si(total.macs), top1))
     table = align(("name", "px", "params", "MACs", "published top-1"), rows)
     return "\n".join([*table, "", "MACs: multiply-adds of convolutions and linear layers, one image."])
-
-
-def _save(spec: ArchSpec, plan: Plan, file: Path, changes: dict[str, Node]) -> None:
-    """Write the spec, whole, with `extends` and all changes worked in."""
-    mark = Mark(f"--save {file}")
-    if file.suffix not in (".yaml", ".yml"):
-        raise ConfigError([Problem("expected a name that ends in .yaml", mark=mark)])
-    if os.path.lexists(file):
-        raise ConfigError([Problem("exists already, and is not overwritten", mark=mark)])
-    if changes:
-        said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
-        own = {"name": node_of(file.stem, mark), "description": f"{spec.name} with {said}"[:2000], "published": None}
-        spec = spec.vary({path: value for path, value in own.items() if path not in changes})
-    header = f"# {spec.name}: {counts_line(plan, analyze(plan))}. Written by effnet_builder {__version__}.\n"
-    try:
-        write_whole(file, header + spec.to_yaml())
-    except OSError as error:
-        raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
-    echo(f"wrote {file}", err=True)

@@ -108,10 +108,13 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-SPEC_ARGUMENT = typer.Argument(
-    metavar="SPEC",
-    help="A shipped archspec by name (see build-arch --list), a YAML file, or a .safetensors file with its spec.",
-    autocompletion=lambda incomplete: names("archspecs", incomplete),
-    show_default=False,
-)
+_SPEC_HELP = "A shipped archspec by name (see build-arch --list), a YAML file, or a .safetensors file with its spec."
+
+
+def _complete_spec(incomplete: str) -> list[str]:
+    return names("archspecs", incomplete)
+
+
+SPEC_ARGUMENT = typer.Argument(metavar="SPEC", help=_SPEC_HELP, autocompletion=_complete_spec, show_default=False)
+SPECS_ARGUMENT = typer.Argument(metavar="SPEC", help=_SPEC_HELP, autocompletion=_complete_spec, show_default=False)
 VERSION_OPTION = typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")

@@ -1,6 +1,6 @@
 """Reading and writing what people write: YAML with positions, `extends`, overrides, strict models, located errors."""
 
-from .documents import Kind, load_document, override, parse_assignments, shipped
+from .documents import Kind, load_document, nearest, override, parse_assignments, shipped
 from .errors import ConfigError, Mark, Path, Problem, format_value, printable
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of
@@ -21,6 +21,7 @@ __all__ = [
     "load",
     "load_document",
     "locate",
+    "nearest",
     "node_of",
     "override",
     "parse_assignments",

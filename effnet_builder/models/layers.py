@@ -32,7 +32,8 @@ class Conv2dSame(nn.Conv2d):
             max((-(-size // stride) - 1) * stride + kernel - size, 0)
             for size, stride, kernel in zip(x.shape[-2:], self.stride, self.kernel_size, strict=True)
         )
-        x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
+        if height or width:  # with nothing to pad, it would copy
+            x = F.pad(x, (width // 2, width - width // 2, height // 2, height - height // 2))
         return super().forward(x)
 
 

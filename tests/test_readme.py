@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from effnet_builder import ArchSpec, __version__
 from effnet_builder.cli.build import app as build_app
+from effnet_builder.cli.scale import app as scale_app
 from effnet_builder.cli.train import app as train_app
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,10 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("command", "output"), [pair for pair in commands() if pair[0].startswith("build-arch")])
+APPS = {"build-arch": build_app, "scale-arch": scale_app}
+
+
+@pytest.mark.parametrize(("command", "output"), [pair for pair in commands() if pair[0].split()[0] in APPS])
 def test_build_commands_print_what_the_readme_says(
     command: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -43,10 +47,10 @@ def test_build_commands_print_what_the_readme_says(
     for language, block in BLOCKS:  # the specs that the README shows, under the names in their first lines
         if language == "yaml" and block.startswith("# ") and block.split()[1].endswith(".yaml"):
             Path(block.split()[1]).write_text(block)
-    if "--save" in command:
-        assert CliRunner().invoke(build_app, shlex.split(command)[1:]).exit_code == 0
-        return
-    found = CliRunner().invoke(build_app, shlex.split(command)[1:]).output.strip()
+    program, *arguments = shlex.split(command)
+    result = CliRunner().invoke(APPS[program], arguments)
+    assert result.exit_code == (2 if "nothing was built" in output else 0)
+    found = result.output.strip()
     printed = iter(line.rstrip() for line in found.splitlines())
     for line in output.splitlines():  # "..." stands for lines left out
         assert line == "..." or line in printed, line
@@ -67,7 +71,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_every_option_of_the_readme_exists() -> None:
-    help_text = "".join(CliRunner().invoke(app, ["--help"]).stdout for app in (build_app, train_app))
+    help_text = "".join(CliRunner().invoke(app, ["--help"]).stdout for app in (*APPS.values(), train_app))
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(block for _, block in BLOCKS[1:]))):
         assert option in help_text, option
 

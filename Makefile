@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: install check lint test docs benchmarks
+.PHONY: install check lint test docs pictures benchmarks
 
 install:
 	python3 -m venv .venv
@@ -15,6 +15,11 @@ lint:
 
 test:
 	$(PYTHON) -m pytest
+
+pictures:  ## those of the README; needs the extra "plot"
+	build-arch efficientnet-b0 --diagram docs/pictures/efficientnet-b0.svg
+	scale-arch efficientnet-b0 --fit activations=20M --plot docs/pictures/scaling.svg
+	build-arch --list --diagram docs/pictures/accuracy.svg
 
 docs:  ## the JSON Schemas and docs/spec.md, from the models
 	$(PYTHON) docs/generate.py

@@ -91,6 +91,9 @@ def test_a_grid_and_its_front() -> None:
     ("arguments", "message"),
     [
         ([], "give one of --fit, --phi"),
+        (["--phi", "0:1:1", "--train"], "--out and --train belong to --search"),
+        (["--search", "--pareto"], "--pareto is of a table"),
+        (["--search", "--step", "0"], "--step 0"),
         (["--fit", "macs=1G", "--phi", "0:1:1"], "give one of --fit, --phi"),
         (["--phi", "0:1:1", "--save", "x.yaml"], "--save writes the variant of --fit"),
         (["--fit", "macs=1G", "--pareto"], "--pareto is of a table"),

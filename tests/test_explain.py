@@ -116,3 +116,9 @@ def test_networks_of_unequal_length_are_compared_and_as_json() -> None:
     (last,) = [line for line in data["lines"] if line["name"] == "stages[6]"]
     assert last["values"][0] == ""
     assert last["differs"] is True
+
+
+def test_an_explanation_as_json() -> None:
+    (data,) = json.loads(build_arch("efficientnet-b4", "--explain", "stem", "--format", "json"))
+    assert [each["value"] for each in data["multipliers"]] == [1.8, 1.4, 380]
+    assert [(each["path"], each["raw"], each["value"]) for each in data["origins"]] == [("stem.out_channels", 44.8, 48)]

@@ -77,6 +77,9 @@ class Published(StrictModel):
     """What the source reports of this network."""
 
     top1: float | None = Field(None, ge=0, le=100, description="ImageNet top-1 accuracy in percent")
+    resolution: int | None = Field(
+        None, ge=1, le=MAX_RESOLUTION, description="image size in px of the accuracy, where it is not the spec's"
+    )
     params: int | None = Field(None, ge=0, le=10**15, description="trainable parameters")
     macs: int | None = Field(None, ge=0, le=10**18, description="multiply-adds for one image")
     source: Text | None = Field(None, description="where the figures stand")

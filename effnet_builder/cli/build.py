@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +12,7 @@ import typer
 
 from ..arch.analysis import analyze
 from ..arch.compare import comparison_data, render_comparison
-from ..arch.explain import explain
+from ..arch.explain import Explanation, explain
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
@@ -28,6 +29,7 @@ from .console import (
     run,
     varied_spec,
 )
+from .pictures import THEME_OPTION, ThemeOption, draw_accuracies, draw_diagram
 from .saving import save_spec
 from .schema import schema_option
 from .weights import Layout, compare_with, convert_weights
@@ -83,12 +85,20 @@ def build_arch(
         ),
     ] = [],  # noqa: B006
     format_: Annotated[
-        Format, typer.Option("--format", help="Of --summary, --list and --compare. Alone, json implies --summary.")
+        Format,
+        typer.Option("--format", help="Of --summary, --list, --explain and --compare. Alone, json implies --summary."),
     ] = Format.table,
     save: Annotated[
         Path | None,
         typer.Option(metavar="OUT.yaml", help="Write the network, with all changes, as a spec that loads again."),
     ] = None,
+    diagram: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.svg", help="Draw the network to scale (.svg, .png); with --list, the accuracies over MACs."
+        ),
+    ] = None,
+    theme: THEME_OPTION = ThemeOption.light,
     weights: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Copy weights (.safetensors, .pth) into the network, of any known layout."),
@@ -140,6 +150,8 @@ def build_arch(
             raise fail("--list goes with --format only; drop SPEC and the other options, or --list")
         with reporting("nothing was listed."):
             echo(_list(format_))
+            if diagram is not None:
+                draw_accuracies(diagram, theme)
         return
     if spec is None:
         raise fail("Missing SPEC: the name of an archspec (see build-arch --list) or a YAML file. Try --help.")
@@ -147,7 +159,7 @@ def build_arch(
         raise fail("--layers prints torchinfo's table only; drop --format json, or --layers")
     if more and printing not in ("--compare", "--explain"):
         raise fail(f"{len(more) + 1} SPECs; several go with --compare only")
-    if printing == "--compare" and (not more or writes):
+    if printing == "--compare" and (not more or writes or diagram):
         raise fail("--compare takes two SPECs or more, and goes with none of --save, --weights and the like")
     with reporting("nothing was built."):
         loaded, changes = varied_spec(spec, assignments, **flags)
@@ -158,12 +170,14 @@ def build_arch(
             others = [resolve(varied_spec(other, assignments, **flags)[0]) for other in more]
             echo(_compared([plan, *others], format_))
         elif printing == "--explain":
-            echo("\n\n".join(str(explain(loaded, part)) for part in more or [""]))
+            echo(_explained([explain(loaded, part) for part in more or [""]], format_))
         else:
             echo(_show(plan, printing, format_))
         if save is not None:
             said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
             save_spec(loaded, save, f"{loaded.name} with {said}" if changes else None, changes)
+        if diagram is not None:
+            draw_diagram(plan, diagram, theme)
         if weights is None and spec.endswith(".safetensors"):
             weights = Path(spec)
         if weights is not None or save_weights is not None:
@@ -195,6 +209,12 @@ def _show(plan: Plan, printing: str | None, format_: Format) -> str:
 
 def _compared(plans: list[Plan], format_: Format) -> str:
     return json.dumps(comparison_data(plans), indent=2) if format_ is Format.json else render_comparison(plans)
+
+
+def _explained(parts: list[Explanation], format_: Format) -> str:
+    if format_ is Format.json:
+        return json.dumps([asdict(part) for part in parts], indent=2)
+    return "\n\n".join(map(str, parts))
 
 
 def _note_dropped(source: str, plan: Plan, changes: dict[str, Node]) -> None:

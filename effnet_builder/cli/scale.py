@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,7 +21,10 @@ from ..arch.variant_tables import fit_data, render_fit, render_variants
 from ..arch.variants import Variant
 from ..config import Mark, node_of
 from .console import SPEC_ARGUMENT, VERSION_OPTION, application, echo, fail, reporting, run, varied_spec
+from .pictures import THEME_OPTION, ThemeOption, draw_sweep
 from .saving import save_spec
+from .search import search_candidates, search_train
+from .train_options import DataOption, Device, DeviceOption, EpochsOption, RecipeOption
 
 if TYPE_CHECKING:
     from ..models.latency import Latency
@@ -61,6 +65,13 @@ def scale_arch(
     only_pareto: Annotated[
         bool, typer.Option("--pareto", help="Of a table, keep variants with more params than all of fewer MACs.")
     ] = False,
+    search: Annotated[
+        bool,
+        typer.Option(
+            "--search",
+            help="The networks of every alpha, beta, gamma with alpha * beta^2 * gamma^2 about 2, each once.",
+        ),
+    ] = False,
     rule: Annotated[
         str,
         typer.Option(
@@ -81,6 +92,40 @@ def scale_arch(
     save: Annotated[
         Path | None, typer.Option(metavar="OUT.yaml", help="Write the variant that fits as a spec that loads again.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.svg", help="Draw costs over phi (.svg, .png), beside one dimension scaled alone."),
+    ] = None,
+    theme: THEME_OPTION = ThemeOption.light,
+    step: Annotated[float, typer.Option(help="Of --search: the distance of the grid's points.")] = 0.05,
+    tolerance: Annotated[
+        float, typer.Option(help="Of --search: how far from 2 the growth may be, as a share of it.")
+    ] = 0.1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Of --search: write each network as a spec.", show_default=False)
+    ] = None,
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train", help="Of --search: train each on a proxy, shared with all processes on the study, and rank them."
+        ),
+    ] = False,
+    data: DataOption = "digits",
+    recipe: RecipeOption = None,
+    epochs: EpochsOption = None,
+    device: DeviceOption = Device.auto,
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|URL",
+            help="Of --train: a file, or a database when several machines work on one study.  "
+            "[default: runs/SPEC-DATA.study]",
+            show_default=False,
+        ),
+    ] = None,
+    study_name: Annotated[
+        str | None, typer.Option(help="For a database of many studies.  [default: SPEC-DATA]", show_default=False)
+    ] = None,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Scale the network of a YAML spec: to a budget, or over a range.
@@ -89,26 +134,64 @@ def scale_arch(
     scale-arch efficientnet-b0 --fit macs=1G --save one-gmac.yaml
     scale-arch efficientnet-b0 --phi 0:6:0.5
     scale-arch mobilenetv2-100 --sweep depth=1:2:0.25,width=0.5:2:0.25 --pareto
+    scale-arch efficientnet-pico --search --step 0.1 --train
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
-    if sum(map(bool, (fit, phi, grid))) != 1:
-        raise fail("give one of --fit, --phi and --sweep. Try --help.")
-    if fit and only_pareto:
-        raise fail("--pareto is of a table; drop it, or --fit")
-    if save is not None and not fit:
-        raise fail("--save writes the variant of --fit; build-arch SPEC --phi PHI --save writes any other")
+    _refuse_combinations(fit, phi, grid, search, only_pareto, save, plot, out, train)
     with reporting("nothing was scaled."):
         loaded, _ = varied_spec(spec, assignments, num_classes=num_classes, in_channels=in_channels)
         mark = Mark(f"--rule {rule}")
         ruled = loaded.vary({path: node_of(value, mark) for path, value in rule_overrides(rule).items()})
-        if fit:
-            _fit(ruled, rule, parse_budgets(fit), batch, format_, save)
-            return
-        if phi is not None:
-            variants = sweep(ruled, parse_range(phi, "--phi"))
+        if train:
+            search_train(
+                loaded, step=step, tolerance=tolerance, data=data, recipe=recipe, epochs=epochs, study=study,
+                study_name=study_name, device=device.value,
+            )  # fmt: skip
+        elif search:
+            search_candidates(loaded, out, step, tolerance)
+        elif fit:
+            budgets = parse_budgets(fit)
+            found = _fit(ruled, rule, budgets, batch, format_, save)
+            if plot is not None:
+                draw_sweep(loaded, rule, _around(ruled, found), plot, theme, budgets, found)
         else:
-            assert grid is not None
-            variants = sweep(ruled, **parse_grid(grid))
-        echo(render_variants(pareto(variants) if only_pareto else variants, batch, format_.value))
+            values = {"phi": parse_range(phi, "--phi")} if phi is not None else parse_grid(str(grid))
+            variants = sweep(ruled, **values)
+            echo(render_variants(pareto(variants) if only_pareto else variants, batch, format_.value))
+            if plot is not None:
+                draw_sweep(loaded, rule, variants, plot, theme)
+
+
+def _refuse_combinations(
+    fit: list[str],
+    phi: str | None,
+    grid: str | None,
+    search: bool,
+    only_pareto: bool,
+    save: Path | None,
+    plot: Path | None,
+    out: Path | None,
+    train: bool,
+) -> None:
+    """Options of one way to scale beside another."""
+    if sum(map(bool, (fit, phi, grid, search))) != 1:
+        raise fail("give one of --fit, --phi, --sweep and --search. Try --help.")
+    if only_pareto and not (phi or grid):
+        raise fail("--pareto is of a table, which --phi and --sweep give")
+    if plot is not None and not (fit or phi):
+        raise fail("--plot is of costs over phi, which --phi and --fit give")
+    if save is not None and not fit:
+        raise fail("--save writes the variant of --fit; build-arch SPEC --phi PHI --save writes any other")
+    if (out is not None or train) and not search:
+        raise fail("--out and --train belong to --search")
+    if out is not None and train:
+        raise fail("--out writes the candidates, --train trains them: one after the other")
+
+
+def _around(spec: ArchSpec, found: Variant) -> list[Variant]:
+    """Variants from the base network, or below, to some way beyond the one that was found."""
+    phi = found.phi or 0.0
+    first, last = min(0.0, math.floor(phi)), max(1.0, math.ceil(1.25 * phi))
+    return sweep(spec, phi=[first + (last - first) * i / 24 for i in range(25)])
 
 
 def main() -> None:
@@ -116,7 +199,8 @@ def main() -> None:
     run(app, "scale-arch")
 
 
-def _fit(spec: ArchSpec, rule: str, budgets: list[Budget], batch: int, format_: Format, save: Path | None) -> None:
+def _fit(spec: ArchSpec, rule: str, budgets: list[Budget], batch: int, format_: Format, save: Path | None) -> Variant:
+    """Print the answer, write its spec; the variant."""
     latencies: list[tuple[Variant, Latency]] = []
 
     def measure(variant: Variant, budget: Budget) -> float:
@@ -140,3 +224,4 @@ def _fit(spec: ArchSpec, rule: str, budgets: list[Budget], batch: int, format_: 
         overrides = {"scaling.phi": found.variant.phi, "scaling.depth": None, "scaling.width": None}
         variant = spec.vary(overrides | {"scaling.resolution": None})
         save_spec(variant, save, f"{text}by scale-arch of effnet_builder {__version__}")
+    return found.variant

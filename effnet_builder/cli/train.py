@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterable, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,12 +25,12 @@ from .console import (
     application,
     echo,
     fail,
-    names,
     reporting,
     run,
     varied_spec,
 )
 from .schema import schema_option
+from .train_options import DataOption, Device, DeviceOption, EpochsOption, RecipeOption
 
 if TYPE_CHECKING:
     import torch
@@ -48,43 +47,18 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 app = application()
 
 
-class Device(str, Enum):
-    """Where to train."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 @app.command()
 def train_arch(
     spec: Annotated[str, SPEC_ARGUMENT],
-    data: Annotated[
-        str,
-        typer.Option(
-            metavar="digits|folder:DIR",
-            help="digits: scikit-learn's 1,797 handwritten digits. "
-            "folder:DIR: images in DIR/train/CLASS and DIR/test/CLASS.",
-        ),
-    ] = "digits",
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="A shipped recipe by name, or a YAML file by path.  [default: digits for digits, else small-images]",
-            autocompletion=lambda incomplete: names("recipes", incomplete),
-            show_default=False,
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(help="Passes over the training images, instead of the recipe's.")
-    ] = None,
+    data: DataOption = "digits",
+    recipe: RecipeOption = None,
+    epochs: EpochsOption = None,
     resolution: Annotated[float | None, typer.Option(help="Image size in px, instead of the spec's.")] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="The run directory.  [default: runs/SPEC-DATA-N]", show_default=False),
     ] = None,
-    device: Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")] = Device.auto,
+    device: DeviceOption = Device.auto,
     schema: Annotated[bool, schema_option("recipe")] = False,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
@@ -99,8 +73,7 @@ def train_arch(
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
     with reporting("nothing was trained."):
         plan = resolve(varied_spec(spec, resolution=resolution)[0])
-        changes = {} if epochs is None else {"epochs": node_of(epochs, Mark(f"--epochs {epochs}"))}
-        chosen = load_recipe(recipe or ("digits" if data == "digits" else "small-images"), changes)
+        chosen = choose_recipe(recipe, data, epochs)
         signal.signal(signal.SIGTERM, _terminate)
         try:
             target, folder = _claim(out, f"{plan.name}-{data.partition(':')[0]}")
@@ -116,6 +89,35 @@ def train_arch(
 def main() -> None:
     """Entry point of `train-arch`."""
     run(app, "train-arch")
+
+
+def choose_recipe(recipe: str | None, data: str, epochs: int | None) -> Recipe:
+    """The recipe of this name or file, else the one for the data; with other epochs, if given. Raises ConfigError."""
+    changes = {} if epochs is None else {"epochs": node_of(epochs, Mark(f"--epochs {epochs}"))}
+    return load_recipe(recipe or ("digits" if data == "digits" else "small-images"), changes)
+
+
+def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: torch.device) -> float | None:
+    """Train new weights: accuracy on the validation images, None where the loss diverged. Raises ConfigError."""
+    import torch
+
+    from ..models.network import Network
+    from ..train.augment import InputPath, measure
+    from ..train.data import free_memory, split
+    from ..train.engine import Diverged, fit
+
+    _check_memory(plan, free_memory())
+    train, valid = split(dataset.train.to(device), recipe.valid_fraction, recipe.seed)
+    normalize = _normalization(recipe, plan.in_channels) or measure(train)
+    torch.manual_seed(recipe.seed)
+    model = Network(plan).to(device)
+    try:
+        history = fit(model, train, valid, recipe, InputPath(plan.resolution, normalize, recipe.augment), [])
+    except Diverged:
+        return None
+    except torch.OutOfMemoryError:
+        raise _out_of_memory(plan, recipe) from None
+    return history[-1].valid_accuracy
 
 
 def _terminate(*_: object) -> None:
@@ -200,15 +202,19 @@ def _fit_and_test(
     except Diverged as error:
         raise fail(f"{error}; nothing was kept", EXIT_FAILURE) from None
     except torch.OutOfMemoryError:
-        need = si(recipe.batch_size * analyze(plan).training_bytes_per_image, "B")
-        message = f"out of memory: a batch of {recipe.batch_size} images keeps about {need}; nothing was kept"
-        raise fail(message, EXIT_FAILURE) from None
+        raise _out_of_memory(plan, recipe) from None
     return {
         "test_accuracy": score.accuracy,
         "test_loss": score.loss,
         "valid_accuracy": history[-1].valid_accuracy,
         "train_seconds": sum(metrics.seconds for metrics in history),
     }
+
+
+def _out_of_memory(plan: Plan, recipe: Recipe) -> typer.Exit:
+    need = si(recipe.batch_size * analyze(plan).training_bytes_per_image, "B")
+    message = f"out of memory: a batch of {recipe.batch_size} images keeps about {need}; nothing was kept"
+    return fail(message, EXIT_FAILURE)
 
 
 def _write(folder: Path, plan: Plan, recipe: Recipe, model: Network, result: dict[str, Any]) -> None:

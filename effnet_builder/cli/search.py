@@ -1,0 +1,193 @@
+"""`scale-arch --search`: the candidates of compound scaling as a table and as specs; trained on a proxy, and ranked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import __version__
+from ..arch.candidates import Candidate, Grid, candidates
+from ..arch.spec import ArchSpec
+from ..arch.summary import align, si
+from ..config import ConfigError, Mark, Problem, write_whole
+from ..train.recipe import Recipe
+from .console import EXIT_FAILURE, echo, fail
+from .train import EXIT_INTERRUPTED, EXIT_TERMINATED, choose_recipe, validation_accuracy
+
+if TYPE_CHECKING:
+    from ..search import Trained
+    from ..train.data import Dataset
+
+_KEPT = "what is trained is kept; the same command goes on with it"
+
+
+def search_candidates(spec: ArchSpec, out: Path | None, step: float, tolerance: float) -> None:
+    """Print the networks of the grid, and write each as a spec into the folder `out`. Raises ConfigError."""
+    grid = candidates(spec, step=step, tolerance=tolerance)
+    echo(_grid_table(spec, grid))
+    if out is not None:
+        _write_specs(spec, grid, out, f"step {step:g}, tolerance {tolerance:g}")
+        echo(f"wrote {len(grid.candidates)} specs into {out}", err=True)
+
+
+def search_train(
+    spec: ArchSpec,
+    *,
+    step: float,
+    tolerance: float,
+    data: str = "digits",
+    recipe: str | None = None,
+    epochs: int | None = None,
+    study: str | None = None,
+    study_name: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Train the networks of the grid on a proxy, together with all processes on the same study, and rank them.
+
+    `study` is a file or the URL of a database. Raises ConfigError; typer.Exit or SystemExit where it is told to stop.
+    """
+    name = study_name or f"{spec.name}-{data.partition(':')[0]}"
+    storage = study or str(Path("runs") / f"{name}.study")
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        _train_and_rank(spec, (step, tolerance), data, choose_recipe(recipe, data, epochs), storage, name, device)
+    except OSError as error:
+        raise fail(f"{error}; {_KEPT}", EXIT_FAILURE) from None
+    except KeyboardInterrupt:
+        raise fail(f"interrupted; {_KEPT}", EXIT_INTERRUPTED) from None
+
+
+def _terminate(*_: object) -> None:
+    # Not typer.Exit: the signal may arrive inside a library, and some catch every Exception.
+    raise SystemExit(fail(f"terminated; {_KEPT}", EXIT_TERMINATED).exit_code)
+
+
+def _train_and_rank(
+    spec: ArchSpec,
+    rule: tuple[float, float],
+    data: str,
+    recipe: Recipe,
+    storage: str,
+    name: str,
+    device_name: str,
+) -> None:
+    from ..train.engine import choose_device
+
+    try:
+        from ..search import SharedStudy, open_study, shown
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed; pip install 'effnet_builder[search]'"
+        raise ConfigError([Problem(message, mark=Mark("--train"))]) from None
+    try:
+        device = choose_device(device_name)
+    except ValueError as error:
+        raise fail(f"--device {device_name}: {error}") from None
+    grid, dataset = _grid_and_data(spec, rule, data)
+    made_for = {
+        "spec": spec.to_yaml(),
+        "recipe": recipe.to_yaml(),
+        "data": f"{dataset.name}, {_digest(dataset)}",
+        "grid": "\n".join(f"{one}: {one.params} params, {one.macs} MACs" for one in grid.candidates),
+    }
+    shared = SharedStudy(open_study(storage, name, made_for), grid.candidates, echo)
+    echo(f"study {name} in {shown(storage)}: {len(grid.candidates)} candidates, {len(shared.done())} of them trained")
+    echo(f"{dataset.name}, recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}")
+    shared.work(lambda one: validation_accuracy(one.plan, dataset, recipe, device))
+    echo(_ranking_table(shared.ranking()))
+
+
+def _grid_and_data(spec: ArchSpec, rule: tuple[float, float], data: str) -> tuple[Grid, Dataset]:
+    """The data, read once at the largest size that a candidate takes, and the candidates with its classes."""
+    from ..train.data import load_dataset
+
+    step, tolerance = rule
+    grid = candidates(spec, step=step, tolerance=tolerance)
+    largest = max(one.resolution for one in grid.candidates)
+    dataset = load_dataset(data, channels=spec.in_channels, size=largest, progress=lambda items, *_: items)
+    if len(dataset.classes) != spec.head.num_classes:
+        echo(f"num_classes {spec.head.num_classes:,} -> {len(dataset.classes)}: those of {dataset.name}")
+        spec = spec.vary({"head.num_classes": len(dataset.classes)})
+        grid = candidates(spec, step=step, tolerance=tolerance)
+    return grid, dataset
+
+
+def _digest(dataset: Dataset) -> str:
+    """A name for the training images themselves, wherever they lie on this machine."""
+    digest = hashlib.blake2b(repr(dataset.classes).encode(), digest_size=8)
+    for tensor in (dataset.train.images, dataset.train.labels):
+        digest.update(f"{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()
+
+
+def _grid_table(spec: ArchSpec, grid: Grid) -> str:
+    header = ("alpha", "beta", "gamma", "growth", "px", "params", "MACs", "twins")
+    rows = [
+        (*_point(one), f"{one.growth:.3f}", str(one.resolution), f"{one.params:,}", si(one.macs), _twins(one, 3))
+        for one in grid.candidates
+    ]
+    found = f"{spec.name}: {len(rows)} networks at {grid.points} points of the grid"
+    if grid.refused:
+        found += f", of which {grid.refused} cannot be built"
+    note = "growth: alpha * beta^2 * gamma^2. twins: other points, alpha/beta/gamma, that round to the same network."
+    return "\n".join([*align(header, rows, left=0), "", note, found])
+
+
+def _twins(one: Candidate, most: int) -> str:
+    """The twins of a candidate, at most so many."""
+    texts = [f"{alpha:g}/{beta:g}/{gamma:g}" for alpha, beta, gamma in one.twins]
+    return " ".join([*texts[:most], *([f"+{len(texts) - most}"] if len(texts) > most else [])])
+
+
+def _ranking_table(ranking: Sequence[Trained]) -> str:
+    """Best first; the accuracy is that on the validation images."""
+    header = ("rank", "accuracy", "alpha", "beta", "gamma", "px", "params", "MACs", "seconds")
+    rows = [
+        (
+            str(rank),
+            "diverged" if one.accuracy is None else f"{one.accuracy:.2%}",
+            *_point(one.candidate),
+            str(one.candidate.resolution),
+            f"{one.candidate.params:,}",
+            si(one.candidate.macs),
+            f"{one.seconds:.1f}",
+        )
+        for rank, one in enumerate(ranking, start=1)
+    ]
+    note = "accuracy: on the validation images after the last epoch; where it is equal, fewer MACs come first."
+    best = "every loss diverged" if ranking[0].accuracy is None else f"best: {ranking[0].candidate}"
+    return "\n".join(["", *align(header, rows, left=0), "", note, best])
+
+
+def _point(one: Candidate) -> tuple[str, str, str]:
+    return f"{one.alpha:g}", f"{one.beta:g}", f"{one.gamma:g}"
+
+
+def _write_specs(spec: ArchSpec, grid: Grid, folder: Path, rule: str) -> None:
+    """Write each candidate into `folder`, whole; nothing where one of the files exists."""
+    files = {folder / f"{one.spec.name}.yaml": one for one in grid.candidates}
+    taken = [file for file in files if os.path.lexists(file)]
+    mark = Mark(f"--out {folder}")
+    if taken:
+        raise ConfigError([Problem(f"{taken[0].name} exists already, and is not overwritten", mark=mark)])
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file, one in files.items():
+            write_whole(file, _header(spec, one, rule) + one.spec.to_yaml())
+    except OSError as error:
+        raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
+
+
+def _header(spec: ArchSpec, one: Candidate, rule: str) -> str:
+    """Where a written spec comes from, as a comment."""
+    lines = [
+        f"{one.spec.name}: {one.params:,} params, {one.macs:,} MACs at {one.resolution} px."
+        f" Written by effnet_builder {__version__}.",
+        f"{spec.name} grown by {one}: growth {one.growth:.4g} (scale-arch --search, {rule}).",
+        *([f"The same network: {_twins(one, len(one.twins))}"] if one.twins else []),
+    ]
+    return "".join(f"# {line}\n" for line in lines)

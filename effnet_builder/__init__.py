@@ -10,19 +10,20 @@ Importing this package does not import torch; touching `build_model` or another 
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .arch.analysis import Analysis, Cost, analyze
-from .arch.explain import Explanation, explain
-from .arch.fit import Fit, fit_budget
 from .arch.plan import Plan
 from .arch.resolve import resolve
 from .arch.spec import ArchSpec, ScalingWarning, load_spec
-from .arch.sweep import sweep
-from .arch.variants import Variant
 from .config import ConfigError
 
 if TYPE_CHECKING:
+    from .arch.explain import Explanation, explain
+    from .arch.fit import Fit, fit_budget
+    from .arch.sweep import sweep
+    from .arch.variants import Variant
     from .models.network import FeatureNetwork, Network, build_model
     from .models.weights import WeightsWarning, export_weights, import_weights
 
@@ -53,15 +54,21 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+# Imported when first touched: the models because of torch, the others to keep the start of a command short.
+_LAZY = {
+    ".arch.explain": ("Explanation", "explain"),
+    ".arch.fit": ("Fit", "fit_budget"),
+    ".arch.sweep": ("sweep",),
+    ".arch.variants": ("Variant",),
+    ".models.network": ("FeatureNetwork", "Network", "build_model"),
+    ".models.weights": ("WeightsWarning", "export_weights", "import_weights"),
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("FeatureNetwork", "Network", "build_model"):
-        from .models import network
-
-        return getattr(network, name)
-    if name in ("WeightsWarning", "export_weights", "import_weights"):
-        from .models import weights
-
-        return getattr(weights, name)
+    for module, names in _LAZY.items():
+        if name in names:
+            return getattr(import_module(module, __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

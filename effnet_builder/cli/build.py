@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..arch.analysis import analyze
-from ..arch.compare import comparison_data, render_comparison
-from ..arch.explain import Explanation, explain
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
-from ..arch.spec import load_spec
+from ..arch.spec import ArchSpec, load_spec
 from ..arch.summary import align, render_summary, si, summary_data, totals_line
 from ..config import Node, load_document, locate, shipped
 from .console import (
@@ -170,7 +168,7 @@ def build_arch(
             others = [resolve(varied_spec(other, assignments, **flags)[0]) for other in more]
             echo(_compared([plan, *others], format_))
         elif printing == "--explain":
-            echo(_explained([explain(loaded, part) for part in more or [""]], format_))
+            echo(_explained(loaded, more or [""], format_))
         else:
             echo(_show(plan, printing, format_))
         if save is not None:
@@ -208,13 +206,18 @@ def _show(plan: Plan, printing: str | None, format_: Format) -> str:
 
 
 def _compared(plans: list[Plan], format_: Format) -> str:
+    from ..arch.compare import comparison_data, render_comparison
+
     return json.dumps(comparison_data(plans), indent=2) if format_ is Format.json else render_comparison(plans)
 
 
-def _explained(parts: list[Explanation], format_: Format) -> str:
+def _explained(spec: ArchSpec, parts: list[str], format_: Format) -> str:
+    from ..arch.explain import explain
+
+    explanations = [explain(spec, part) for part in parts]
     if format_ is Format.json:
-        return json.dumps([asdict(part) for part in parts], indent=2)
-    return "\n\n".join(map(str, parts))
+        return json.dumps([asdict(each) for each in explanations], indent=2)
+    return "\n\n".join(map(str, explanations))
 
 
 def _note_dropped(source: str, plan: Plan, changes: dict[str, Node]) -> None:

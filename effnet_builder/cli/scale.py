@@ -23,7 +23,6 @@ from ..config import Mark, node_of
 from .console import SPEC_ARGUMENT, VERSION_OPTION, application, echo, fail, reporting, run, varied_spec
 from .pictures import THEME_OPTION, ThemeOption, draw_sweep
 from .saving import save_spec
-from .search import search_candidates, search_train
 from .train_options import DataOption, Device, DeviceOption, EpochsOption, RecipeOption
 
 if TYPE_CHECKING:
@@ -141,6 +140,8 @@ def scale_arch(
         loaded, _ = varied_spec(spec, assignments, num_classes=num_classes, in_channels=in_channels)
         mark = Mark(f"--rule {rule}")
         ruled = loaded.vary({path: node_of(value, mark) for path, value in rule_overrides(rule).items()})
+        if search:
+            from .search import search_candidates, search_train
         if train:
             search_train(
                 loaded, step=step, tolerance=tolerance, data=data, recipe=recipe, epochs=epochs, study=study,

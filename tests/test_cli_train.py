@@ -90,7 +90,7 @@ def test_runs_are_numbered(write_yaml: WriteYaml, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["efficientnet-pico", "--data", "mnist"], "--data mnist: expected digits or folder:DIR"),
+        (["efficientnet-pico", "--data", "mnits"], "--data mnits: no such source; there are digits, folder:DIR"),
         (["efficientnet-pico", "--data", "folder:/nowhere"], "expected /nowhere/train/CLASS/IMAGE files"),
         (["efficientnet-pico", "--recipe", "notebok"], "did you mean 'notebook'?"),
         (["efficientnet-pico", "--epochs", "0"], "--epochs 0: epochs = 0: expected a whole number from 1 to 100,000"),

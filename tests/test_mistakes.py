@@ -244,6 +244,16 @@ def test_every_misspelt_word_is_refused_and_located(write_yaml_text: Any, where:
         assert f"did you mean {word!r}?" in str(found[0])
 
 
+def test_a_key_of_another_type_is_not_offered() -> None:
+    with pytest.raises(ConfigError) as error:
+        load_spec("efficientnet-lite0", {"stages[0]": {"type": "conv", "out_channels": 8, "se_ratio": 0.25}})
+    (problem,) = error.value.problems
+    assert problem.message.startswith(
+        "unknown key; allowed are activation, group_size, kernel_size, norm, out_channels"
+    )
+    assert "se_ratio" not in problem.message
+
+
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=20), st.just([]), st.just({}),
     st.lists(st.integers(), max_size=3), st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),

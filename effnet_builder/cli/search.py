@@ -108,6 +108,8 @@ def _grid_and_data(spec: ArchSpec, rule: tuple[float, float], data: str) -> tupl
     grid = candidates(spec, step=step, tolerance=tolerance)
     largest = max(one.resolution for one in grid.candidates)
     dataset = load_dataset(data, channels=spec.in_channels, size=largest, progress=lambda items, *_: items)
+    for note in dataset.notes:
+        echo(note, err=True)
     if len(dataset.classes) != spec.head.num_classes:
         echo(f"num_classes {spec.head.num_classes:,} -> {len(dataset.classes)}: those of {dataset.name}")
         spec = spec.vary({"head.num_classes": len(dataset.classes)})

@@ -35,6 +35,7 @@ from .train_options import DataOption, Device, DeviceOption, EpochsOption, Recip
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
+    from torch import nn
 
     from ..models.network import Network
     from ..train.augment import InputPath
@@ -112,16 +113,17 @@ def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: to
     torch.manual_seed(recipe.seed)
     model = Network(plan).to(device)
     try:
-        history = fit(model, train, valid, recipe, InputPath(plan.resolution, normalize, recipe.augment), [])
+        fitted = fit(model, train, valid, recipe, InputPath(plan.resolution, normalize, recipe.augment), [])
     except Diverged:
         return None
     except torch.OutOfMemoryError:
         raise _out_of_memory(plan, recipe) from None
-    return history[-1].valid_accuracy
+    return fitted.history[-1].kept_accuracy
 
 
 def _terminate(*_: object) -> None:
-    raise fail("terminated; nothing was kept", EXIT_TERMINATED)
+    # Not typer.Exit: the signal may arrive inside a library, and some catch every Exception.
+    raise SystemExit(fail("terminated; nothing was kept", EXIT_TERMINATED).exit_code)
 
 
 def _claim(out: Path | None, default: str) -> tuple[Path, Path]:
@@ -163,6 +165,8 @@ def _train(plan: Plan, source: str, recipe: Recipe, data: str, folder: Path, dev
     echo(f"{dataset.name}: {len(train):,} images to train, {len(valid):,} to validate, {len(dataset.test):,} to test")
     if dataset.ignored:
         echo(f"{dataset.ignored:,} files are left out: their names are not those of images", err=True)
+    for note in dataset.notes:
+        echo(note, err=True)
     echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}")
     _check_memory(plan, free_memory())
     torch.manual_seed(recipe.seed)
@@ -174,12 +178,14 @@ def _train(plan: Plan, source: str, recipe: Recipe, data: str, folder: Path, dev
     loggers: list[Logger] = [progress, CsvLogger(folder / "metrics.csv")]
     inputs = InputPath(plan.resolution, normalize, recipe.augment)
     try:
-        result = _fit_and_test(model, plan, (train, valid, dataset.test.to(device)), recipe, inputs, loggers)
+        kept, result = _fit_and_test(model, plan, (train, valid, dataset.test.to(device)), recipe, inputs, loggers)
     finally:
         progress.close()
+    if recipe.ema is not None:
+        echo(f"test accuracy without the average {result['raw_test_accuracy']:.2%}")
     echo(f"test accuracy {result['test_accuracy']:.2%}, loss {result['test_loss']:.4f}", bold=True)
     result |= {"test_images": len(dataset.test), "data": data, "classes": dataset.classes} | _environment(device)
-    _write(folder, plan, recipe, model, result)
+    _write(folder, plan, recipe, kept, result)
 
 
 def _fit_and_test(
@@ -189,25 +195,27 @@ def _fit_and_test(
     recipe: Recipe,
     inputs: InputPath,
     loggers: Sequence[Logger],
-) -> dict[str, Any]:
-    """What the run came to; a loss that diverges and memory that runs out end it with one sentence."""
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The module to keep, and what it came to; a loss that diverges and memory that runs out end it in one sentence."""
     import torch
 
     from ..train.engine import Diverged, evaluate, fit
 
     train, valid, test = sets
     try:
-        history = fit(model, train, valid, recipe, inputs, loggers)
-        score = evaluate(model, test, recipe.batch_size, inputs)
+        fitted = fit(model, train, valid, recipe, inputs, loggers)
+        score = evaluate(fitted.model, test, recipe.batch_size, inputs)
+        raw = score if recipe.ema is None else evaluate(model, test, recipe.batch_size, inputs)
     except Diverged as error:
         raise fail(f"{error}; nothing was kept", EXIT_FAILURE) from None
     except torch.OutOfMemoryError:
         raise _out_of_memory(plan, recipe) from None
-    return {
+    return fitted.model, {
         "test_accuracy": score.accuracy,
         "test_loss": score.loss,
-        "valid_accuracy": history[-1].valid_accuracy,
-        "train_seconds": sum(metrics.seconds for metrics in history),
+        "raw_test_accuracy": raw.accuracy,
+        "valid_accuracy": fitted.history[-1].kept_accuracy,
+        "train_seconds": sum(metrics.seconds for metrics in fitted.history),
     }
 
 
@@ -217,7 +225,7 @@ def _out_of_memory(plan: Plan, recipe: Recipe) -> typer.Exit:
     return fail(message, EXIT_FAILURE)
 
 
-def _write(folder: Path, plan: Plan, recipe: Recipe, model: Network, result: dict[str, Any]) -> None:
+def _write(folder: Path, plan: Plan, recipe: Recipe, model: nn.Module, result: dict[str, Any]) -> None:
     """What the run was and made, beside the metrics that are there already."""
     from ..models.files import write_weights
 

@@ -21,9 +21,11 @@ class Device(str, Enum):
 DataOption = Annotated[
     str,
     typer.Option(
-        metavar="digits|folder:DIR",
+        metavar="SOURCE",
         help="digits: scikit-learn's 1,797 handwritten digits. "
-        "folder:DIR: images in DIR/train/CLASS and DIR/test/CLASS.",
+        "folder:DIR: images in DIR/train/CLASS and DIR/test/CLASS (or val). "
+        "cifar10, cifar100, mnist, fashion-mnist, svhn: downloaded once, or read from NAME:DIR. "
+        "fake[:COUNTxCLASSES]: generated.",
     ),
 ]
 RecipeOption = Annotated[

@@ -35,7 +35,7 @@ class Schema:
             ]
             part = Schema(self.definitions, tuple(option for child in children for option in self._alternatives(child)))
             node = _child(node, key)
-        return part
+        return Schema(self.definitions, tuple(part._of_type(node)))
 
     def keys(self) -> list[str]:
         """The keys of a mapping, in the order of the model."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arch.plan import ConvPlan, NormPlan, PoolPlan, SqueezeExcitePlan
+from .depthwise import DepthwiseConv2d
 
 # Not in place: where the gradient needs its input, an in-place activation first copies it.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -20,7 +21,7 @@ _ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
-class Conv2dSame(nn.Conv2d):
+class Conv2dSame(DepthwiseConv2d):
     """Convolution with TensorFlow's SAME padding: ceil(size / stride) outputs, an odd pad goes to the right and bottom.
 
     The padding follows the image at hand, so a network works at any resolution.
@@ -50,7 +51,8 @@ class ConvNormAct(nn.Sequential):
 
     def __init__(self, plan: ConvPlan) -> None:
         super().__init__()
-        kind, padding = (Conv2dSame, 0) if plan.padding == "same" else (nn.Conv2d, plan.padding)
+        symmetric = DepthwiseConv2d if plan.groups > 1 else nn.Conv2d
+        kind, padding = (Conv2dSame, 0) if plan.padding == "same" else (symmetric, plan.padding)
         self.conv = kind(
             plan.in_channels,
             plan.out_channels,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -35,18 +34,10 @@ class InputPath:
             x = random_crop(x, self.augment.crop_padding, generator)
         return (x - _per_channel(self.normalize.mean, x.device)) / _per_channel(self.normalize.std, x.device)
 
-    def batches(
-        self, data: ImageSet, batch_size: int, generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of images and labels: in order, or in random order and augmented, where there is a generator.
-
-        In random order a last batch of a single image is left out: batch norm cannot train on it.
-        """
-        count = len(data)
-        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
-        for index in order.to(data.labels.device).split(batch_size):
-            if generator is None or len(index) > 1:
-                yield self(data.images[index], generator), data.labels[index]
+    def batch(self, data: ImageSet, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """The images with these indices, as a batch for the network, and their labels."""
+        index = index.to(data.labels.device)
+        return self(data.images[index], generator), data.labels[index]
 
 
 @cache  # copied to the device once, not for every batch

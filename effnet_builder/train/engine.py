@@ -14,8 +14,11 @@ from torch import nn
 
 from .augment import InputPath
 from .data import ImageSet
+from .ema import EmaModel
 from .loggers import EpochMetrics, Logger
+from .optim import build_optimizer, clip_gradients, set_lr
 from .recipe import Recipe
+from .schedule import factor
 
 
 @dataclass(frozen=True)
@@ -30,68 +33,80 @@ class Diverged(Exception):  # noqa: N818
     """The loss is no longer a finite number."""
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """What came of a training: the epochs, and the module to keep, which is the average where the recipe wants one."""
+
+    history: list[EpochMetrics]
+    model: nn.Module
+
+
 def fit(
     model: nn.Module, train: ImageSet, valid: ImageSet, recipe: Recipe, inputs: InputPath, loggers: Sequence[Logger]
-) -> list[EpochMetrics]:
+) -> Fitted:
     """Train a module in place, where its parameters are, and validate it after each epoch. Raises Diverged."""
-    settings = recipe.optimizer
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-    )
+    steps = len(epoch_batches(recipe, 0, len(train)))
+    lengths = {"steps_per_epoch": steps, "total_steps": steps * recipe.epochs}
+    optimizer = build_optimizer(recipe.optimizer, model, recipe.batch_size)
+    average = None if recipe.ema is None else EmaModel(model, recipe.ema, **lengths)
     history = []
     for epoch in range(recipe.epochs):
         start = time.perf_counter()
-        lr = recipe.schedule.lr(settings.lr, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        generator = epoch_generator(recipe.seed, epoch)
-        trained = train_one_epoch(model, optimizer, train, recipe.batch_size, inputs, generator, loggers)
+        trained = train_one_epoch(model, train, recipe, inputs, optimizer, average, epoch, loggers)
         if not math.isfinite(trained.loss):
-            raise Diverged(
-                f"the training loss of epoch {epoch + 1} is {trained.loss}; try a lower lr than {settings.lr}"
-            )
+            lr = recipe.optimizer.base_lr(recipe.batch_size)
+            raise Diverged(f"the training loss of epoch {epoch + 1} is {trained.loss}; try a lower lr than {lr}")
         validated = evaluate(model, valid, recipe.batch_size, inputs)
+        averaged = None if average is None else evaluate(average.module, valid, recipe.batch_size, inputs)
         metrics = EpochMetrics(
             epoch=epoch + 1,
-            lr=lr,
+            lr=optimizer.param_groups[0]["lr"],
             train_loss=trained.loss,
             train_accuracy=trained.accuracy,
             valid_loss=validated.loss,
             valid_accuracy=validated.accuracy,
+            ema_loss=None if averaged is None else averaged.loss,
+            ema_accuracy=None if averaged is None else averaged.accuracy,
             seconds=time.perf_counter() - start,
         )
         history.append(metrics)
         for logger in loggers:
             logger.epoch(metrics)
-    return history
+    return Fitted(history, model if average is None else average.module)
 
 
 def train_one_epoch(
     model: nn.Module,
-    optimizer: torch.optim.Optimizer,
     data: ImageSet,
-    batch_size: int,
+    recipe: Recipe,
     inputs: InputPath,
-    generator: torch.Generator,
+    optimizer: torch.optim.Optimizer,
+    average: EmaModel | None,
+    epoch: int,
     loggers: Sequence[Logger],
 ) -> Score:
     """One pass in random order; the score is of the batches as they were trained on."""
     model.train()
     tally = _Tally(data.labels.device)
-    steps = math.ceil(len(data) / batch_size)
-    for step, (images, labels) in enumerate(inputs.batches(data, batch_size, generator), start=1):
+    batches = epoch_batches(recipe, epoch, len(data))
+    for i, index in enumerate(batches):
+        step = epoch * len(batches) + i
+        torch.manual_seed(_random_seed(recipe.seed, "step", step))  # of augmentation, dropout and drop-path
+        images, labels = inputs.batch(data, index, torch.default_generator)
+        total = len(batches) * recipe.epochs
+        set_lr(optimizer, factor(recipe.schedule, step, steps_per_epoch=len(batches), total_steps=total))
         logits = model(images)
-        loss = F.cross_entropy(logits, labels)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if recipe.clip is not None:
+            clip_gradients(model.parameters(), max_norm=recipe.clip.max_norm, max_value=recipe.clip.max_value)
         optimizer.step()
+        if average is not None:
+            average.update(model, step)
         tally.add(logits.detach(), labels, loss.detach())
         for logger in loggers:
-            logger.step(step, steps)
+            logger.step(i + 1, len(batches))
     return tally.score()
 
 
@@ -100,7 +115,8 @@ def evaluate(model: nn.Module, data: ImageSet, batch_size: int, inputs: InputPat
     """The score on every image of a set, each counted once, without augmentation."""
     model.eval()
     tally = _Tally(data.labels.device)
-    for images, labels in inputs.batches(data, batch_size):
+    for index in torch.arange(len(data)).split(batch_size):
+        images, labels = inputs.batch(data, index)
         logits = model(images)
         tally.add(logits, labels, F.cross_entropy(logits, labels))
     return tally.score()
@@ -115,11 +131,19 @@ def choose_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def epoch_generator(seed: int, epoch: int) -> torch.Generator:
-    """The source of an epoch's order and augmentation: a function of seed and epoch alone."""
+def epoch_batches(recipe: Recipe, epoch: int, count: int) -> list[torch.Tensor]:
+    """The indices of each batch of an epoch: a function of seed and epoch alone.
+
+    A last batch of a single image is left out: batch norm cannot train on it.
+    """
+    generator = torch.Generator().manual_seed(_random_seed(recipe.seed, "order", epoch))
+    batches = torch.randperm(count, generator=generator).split(recipe.batch_size)
+    return [index for index in batches if len(index) > 1]
+
+
+def _random_seed(seed: int, what: str, number: int) -> int:
     # Hashed, because torch's generator on the CPU looks at the low 32 bits of a seed only.
-    digest = hashlib.blake2b(f"{seed} {epoch}".encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return int.from_bytes(hashlib.blake2b(f"{seed} {what} {number}".encode(), digest_size=4).digest(), "big")
 
 
 class _Tally:

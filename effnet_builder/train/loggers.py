@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """What one epoch, counted from 1, came to; accuracies from 0 to 1."""
+    """What one epoch, counted from 1, came to; accuracies from 0 to 1. `ema_` is of the average, where there is one."""
 
     epoch: int
     lr: float
@@ -23,7 +23,14 @@ class EpochMetrics:
     train_accuracy: float
     valid_loss: float
     valid_accuracy: float
+    ema_loss: float | None
+    ema_accuracy: float | None
     seconds: float
+
+    @property
+    def kept_accuracy(self) -> float:
+        """Of the weights that are kept: the average, where there is one."""
+        return self.valid_accuracy if self.ema_accuracy is None else self.ema_accuracy
 
 
 class Logger(Protocol):
@@ -71,10 +78,11 @@ class ConsoleLogger:
     def epoch(self, metrics: EpochMetrics) -> None:
         """Print the line of an epoch."""
         width = len(str(self.epochs))
+        average = "" if metrics.ema_accuracy is None else f", of the average {metrics.ema_accuracy:6.2%}"
         self.say(
             f"epoch {metrics.epoch:{width}}/{self.epochs}  lr {metrics.lr:<8.4g}"
             f"  train loss {metrics.train_loss:.4f}, accuracy {metrics.train_accuracy:6.2%}"
-            f"  valid loss {metrics.valid_loss:.4f}, accuracy {metrics.valid_accuracy:6.2%}"
+            f"  valid loss {metrics.valid_loss:.4f}, accuracy {metrics.valid_accuracy:6.2%}{average}"
             f"  {metrics.seconds:.1f} s"
         )
         self.bar.update(self.task, description=f"epoch {metrics.epoch + 1}", completed=0)

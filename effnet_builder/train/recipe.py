@@ -4,41 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from ..config import Name, StrictModel, Text, load
+from .optim_settings import Clip, Ema, Optimizer
+from .schedule import Schedule
 
 Channel = Annotated[float, Field(ge=0, le=1)]
-
-
-class SGD(StrictModel):
-    """Stochastic gradient descent with momentum (`torch.optim.SGD`)."""
-
-    type: Literal["sgd"] = Field(description="the kind of optimizer")
-    lr: float = Field(gt=0, le=100, description="learning rate at the start")
-    momentum: float = Field(0.9, ge=0, lt=1, description="share of the last step that goes into the next; 0 for none")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="L2 penalty on every weight")
-    nesterov: bool = Field(False, description="look ahead along the momentum")
-
-    @model_validator(mode="after")
-    def _nesterov_needs_momentum(self) -> SGD:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs a momentum above 0")
-        return self
-
-
-class StepSchedule(StrictModel):
-    """`lr * gamma ** (epoch // step_size)`, epochs counted from 0 (`torch.optim.lr_scheduler.StepLR`)."""
-
-    type: Literal["step"] = Field(description="the kind of schedule")
-    step_size: int = Field(ge=1, le=100_000, description="epochs from one drop to the next")
-    gamma: float = Field(0.1, gt=0, le=1, description="factor of each drop")
-
-    def lr(self, base: float, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        return float(base * self.gamma ** (epoch // self.step_size))
 
 
 class Augment(StrictModel):
@@ -73,8 +47,11 @@ class Recipe(StrictModel):
     source: Text | None = Field(None, description="paper, table, code")
     epochs: int = Field(ge=1, le=100_000, description="passes over the training images")
     batch_size: int = Field(ge=2, le=65_536, description="images of one optimizer step; batch norm needs two")
-    optimizer: SGD = Field(description="how gradients change the weights")
-    schedule: StepSchedule = Field(description="the learning rate of each epoch")
+    optimizer: Optimizer = Field(description="how gradients change the weights")
+    schedule: Schedule = Field(description="the learning rate of each step, as a share of the optimizer's")
+    clip: Clip | None = Field(None, description="a bound on the gradients of each step")
+    ema: Ema | None = Field(None, description="an average of the weights, which is then what is kept")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     augment: Augment = Field(Augment(), description="random changes of the training images")
     normalize: Normalize | None = Field(None, description="mean and std; measured on the training images if left out")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for validation")

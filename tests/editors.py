@@ -40,7 +40,7 @@ def models() -> list[type[StrictModel]]:
     while waiting:
         model = waiting.pop()
         waiting += model.__subclasses__()
-        if not model.__name__.startswith("_"):
+        if model.__module__.startswith("effnet_builder.") and not model.__name__.startswith("_"):
             found.append(model)
     return sorted(found, key=lambda model: model.__name__)
 

@@ -31,7 +31,7 @@ def test_a_fit_shows_the_step_and_what_binds() -> None:
         "most 10.00 M"
     )
     assert [line.split()[0] for line in lines[4:7]] == ["below", "fits", "above"]
-    assert lines[5].split()[1:6] == ["1.03", "1.208", "1.104", "259", "9,120,826"]
+    assert lines[5].split()[1:6] == ["1.03", "1.207", "1.103", "259", "9,120,826"]
     assert lines[8] == "macs: 993.8 M, 99.38% of the budget; it binds: the next variant takes 1.011 G"
     assert lines[9] == "params: 9.121 M, 91.21% of the budget"
     assert lines[10] == "Every phi from 1.029765 up to 1.039668 gives this network."

@@ -66,49 +66,55 @@ class _Fitting:
         self._measured: dict[tuple[Variant, Budget], float] = {}
 
     def run(self) -> Fit:
-        smallest = self._smallest()
-        if not self._fits(smallest):
-            raise self._refused(smallest, "no variant respects", "smallest")
-        low, high = _border(self._fits, *self._bracket(smallest))
+        low, high = _border(self._fits, *self._bracket())
+        if self._is_out(low, "small"):
+            raise self._refused(high, "no variant respects", "smallest")
         if self._is_out(high, "large"):
             raise self._refused(low, "every variant that can be built respects", "largest")
-        variant, first, below = self._variant(low), smallest, None
-        key = self._key(low)
-        if self._key(smallest) != key:
-            before, first = _border(lambda phi: self._key(phi) != key, smallest, low)
-            below = replace(self._variant(before), phi=before)
-        above = replace(self._variant(high), phi=high)
+        before, first = self._start(low)
+        # Counted once more, because depth and width differ within an interval.
+        below = None if before is None else self.costing.variant(before)
+        above, variant = self.costing.variant(high), self.costing.variant(shortest_between(first, high))
         binding = tuple(budget for budget in self.budgets if self._cost(above, budget) > budget.limit)
-        phi = shortest_between(first, high)
-        return Fit(replace(variant, phi=phi), (first, high), below, above, binding)
+        return Fit(variant, (first, high), below, above, binding)
 
-    def _bracket(self, smallest: float) -> tuple[float, float]:
-        """A phi whose variant fits, and one whose variant does not."""
-        low = smallest
-        if any(budget.quantity == "latency" for budget in self.budgets):
-            # Step by step from the base network on: to measure one that is far too large would take hours.
-            low = max(smallest, 0.0)
-            while low > smallest and not self._fits(low):
-                low = max(smallest, low - 1)
-            while low < _FARTHEST and self._fits(low + 1):
-                low += 1
-            return low, min(low + 1, _FARTHEST)
-        if self._fits(_FARTHEST):
-            raise self._refused(_FARTHEST, "every variant respects", "largest")
-        return low, _FARTHEST
+    def _bracket(self) -> tuple[float, float]:
+        """A phi whose variant fits or is too small, and one above it whose variant does not."""
+        # In steps of one where it is measured: a variant that is far too large would take hours.
+        growth = 1 if any(budget.quantity == "latency" for budget in self.budgets) else 2
+        low, step = 0.0, 1.0
+        while not self._fits(low):
+            if low == -_FARTHEST:
+                raise self._refused(low, "no variant respects", "smallest")
+            low, step = max(low - step, -_FARTHEST), step * growth
+        high, step = low + 1, 1.0
+        while self._fits(high):
+            if high == _FARTHEST:
+                raise self._refused(high, "every variant respects", "largest")
+            low, high, step = high, min(high + step * growth, _FARTHEST), step * growth
+        return low, high
 
-    def _smallest(self) -> float:
-        """The phi from which on a network can be built."""
-        if not self._is_out(-_FARTHEST, "small"):
-            return -_FARTHEST
-        if self._is_out(_FARTHEST, "small"):
-            self.costing.variant(phi=0.0)  # says why
-        return _border(lambda phi: self._is_out(phi, "small"), -_FARTHEST, _FARTHEST)[1]
+    def _start(self, phi: float) -> tuple[float | None, float]:
+        """The first phi with the network of `phi`, and before it the last with another, if there is one."""
+        key = self._key(phi)
+
+        def is_other(other: float) -> bool:
+            return self._is_out(other, "small") or self._key(other) != key
+
+        low, step = phi, 1e-3
+        while not is_other(low):
+            if low == -_FARTHEST:
+                return None, low
+            low, step = max(phi - step, -_FARTHEST), 2 * step
+        before, first = _border(is_other, low, phi)
+        return (None if self._is_out(before, "small") else before), first
 
     def _fits(self, phi: float) -> bool:
-        if self._is_out(phi, "large"):
-            return False
-        variant = self._variant(phi)
+        """Whether a variant respects the budgets, or is too small to be built."""
+        try:
+            variant = self._variant(phi)
+        except OutOfRangeError as error:
+            return error.limit == "small"
         return all(self._cost(variant, budget) <= budget.limit for budget in self.budgets)
 
     def _cost(self, variant: Variant, budget: Budget) -> float:

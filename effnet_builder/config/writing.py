@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 import yaml
@@ -14,6 +13,8 @@ from .reading import read_scalar
 
 def write_whole(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file so that other processes, and a crash, see either nothing or all of it. Raises OSError."""
+    import tempfile  # half of the standard library behind it, and most commands write nothing
+
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}.")
     try:

@@ -31,8 +31,9 @@ Model = TypeVar("Model", bound="StrictModel")
 class StrictModel(BaseModel):
     """Immutable data: unknown keys, silent conversions, NaN and infinities are refused."""
 
+    # defer_build: most models are only ever built as a part of another.
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True
+        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True, defer_build=True
     )
     _document: Document | None = PrivateAttr(None)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ..config import Name, StrictModel, Text, load
-from .optim_settings import Clip, Ema, Optimizer
+from .augment_settings import Mix
+from .optim_settings import Clip, Distill, Ema, Optimizer, Precision
 from .schedule import Schedule
 
 Channel = Annotated[float, Field(ge=0, le=1)]
@@ -39,6 +40,26 @@ class Normalize(StrictModel):
         return self
 
 
+class EarlyStop(StrictModel):
+    """The run ends when validation has not become better for some time; what is kept are then its best weights."""
+
+    patience: int = Field(ge=1, le=100_000, description="epochs without a better validation accuracy")
+    min_delta: float = Field(0.0, ge=0, lt=1, description="by how much an accuracy must be better to count (0.001)")
+
+
+class Progressive(StrictModel):
+    """Small images and little regularization first, growing in stages to what the recipe says (Tan & Le 2021, 4.2).
+
+    Each value grows in equal steps from the first stage, which is given here, to the last, which is the recipe's own.
+    """
+
+    stages: int = Field(ge=2, le=100, description="parts of the run, of equally many epochs")
+    resolution: float = Field(gt=0, le=1, description="image size of the first stage, as a share of the network's")
+    magnitude: float | None = Field(None, ge=0, le=30, description="of rand_augment in the first stage")
+    mixup: float | None = Field(None, ge=0, le=10, description="alpha of mixup in the first stage; 0 for none")
+    dropout: float | None = Field(None, ge=0, lt=1, description="in the first stage")
+
+
 class Recipe(StrictModel):
     """One way of training."""
 
@@ -53,6 +74,35 @@ class Recipe(StrictModel):
     ema: Ema | None = Field(None, description="an average of the weights, which is then what is kept")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     augment: Augment = Field(Augment(), description="random changes of the training images")
+    progressive: Progressive | None = Field(None, description="stages of growing images and regularization")
+    dropout: float | None = Field(None, ge=0, lt=1, description="before the classifier, instead of the spec's")
+    drop_path_rate: float | None = Field(None, ge=0, lt=1, description="of the last block, instead of the spec's")
+    distill: Distill | None = Field(None, description="learn also from another network's outputs (train-arch --teacher)")
+    early_stop: EarlyStop | None = Field(None, description="end the run when validation no longer improves")
+    keep: Literal["last", "best"] = Field(
+        "last", description="the weights to keep: of the last epoch, or of the one with the best validation accuracy"
+    )
+    norm_images: int | None = Field(
+        None,
+        ge=2,
+        le=10_000_000,
+        description="training images from which the statistics of batch norms are measured anew for what is kept",
+    )
+    accumulate: int = Field(
+        1, ge=1, le=65_536, description="parts that a batch goes through the network in, to need less memory"
+    )
+    precision: Precision = Field(Precision.fp32, description="of the forward pass; weights are always fp32")
+    channels_last: bool = Field(True, description="keep the channels of a pixel together in memory")
+    compile: bool = Field(False, description="compile the network with torch.compile")
+    skip_limit: int = Field(
+        10,
+        ge=1,
+        le=1_000_000,
+        description="steps in a row without a finite loss and gradient, after which the run goes back to its last "
+        "checkpoint, once; such steps change nothing",
+    )
+    mix: Mix | None = None
+    eval_crop: float = 1.0
     normalize: Normalize | None = Field(None, description="mean and std; measured on the training images if left out")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for validation")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of split, order, augmentation, weights and dropout")

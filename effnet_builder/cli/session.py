@@ -1,0 +1,290 @@
+"""One run, from its first step or its last checkpoint to its end: what `train-arch` does between options and files."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from ..arch.analysis import analyze
+from ..arch.plan import Plan
+from ..arch.resolve import resolve
+from ..arch.spec import load_spec
+from ..arch.summary import totals_line
+from ..config import ConfigError, Mark, Node, Problem
+from ..train.data import Dataset, load_dataset
+from ..train.engine import Diverged, Job, fit
+from ..train.loggers import ConsoleLogger, CsvLogger, Logger
+from ..train.processes import Processes, processes
+from ..train.recipe import Recipe, load_recipe
+from ..train.run import Run, create, create_next, owning, removed_if_empty
+from ..train.saving import NothingKept, RunSaver
+from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
+from ..train.state import State
+from ..train.stopping import Stopped, StopRequest
+from .compose import Material, assemble, fit_together, new_model, out_of_memory
+from .console import EXIT_FAILURE, echo, fail
+from .finish import finish
+from .order import Order, environment, record, recorded_order
+from .teaching import load_teacher
+
+if TYPE_CHECKING:
+    from ..train.data import Progress
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run to be started, or one to go on with."""
+
+    plan: Plan
+    recipe: Recipe
+    order: Order
+    source: str | None  # the spec as it was named, of a new run
+    target: Path | None  # the run directory; None for the next free number
+    accept_changes: bool = False
+
+    @property
+    def resumed(self) -> bool:
+        """Whether there is a run to go on with."""
+        return self.source is None
+
+    def train(self, *, fit_batch: bool) -> None:
+        """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
+        stop = StopRequest()
+        with processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
+            if not who.first:
+                sys.stdout = open("/dev/null", "w", encoding="utf-8")  # one process speaks for all
+            run = self._own(who, owned)
+            try:
+                _train(self, run, who, stop, fit_batch)
+            except Stopped:
+                assert stop.signal is not None
+                on = f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
+                raise fail(f"stopped by {stop.signal.name}{_where(run)}{on}", 128 + stop.signal) from None
+            except Diverged as error:
+                raise fail(f"{error}{_where(run)}", EXIT_FAILURE) from None
+            except torch.OutOfMemoryError:
+                raise out_of_memory(self.plan, self.recipe) from None
+        echo(f"wrote {run.folder}", bold=True)
+
+    def _own(self, who: Processes, owned: ExitStack) -> Run:
+        """The run directory, which the first process makes and locks. Raises ConfigError, OSError."""
+        if not who.first:
+            return Run(Path(who.tell(None)))
+        if self.resumed:
+            assert self.target is not None
+            run = Run(self.target)
+        elif self.target is None:
+            run = create_next(Path("runs"), f"{self.plan.name}-{self.order.data.partition(':')[0]}")
+        else:
+            run = _create(self.target)
+        if not self.resumed:
+            owned.enter_context(removed_if_empty(run))
+        owned.enter_context(owning(run))
+        run.checkpoints.clean()
+        return Run(Path(who.tell(str(run.folder))))
+
+
+def start(plan: Plan, recipe: Recipe, order: Order, source: str, target: Path | None) -> Session:
+    """A new run."""
+    return Session(plan, recipe, order, source, target)
+
+
+def go_on(
+    target: Path, options: Mapping[str, Any], recipe: str | None, changes: Mapping[str, Node], accept_changes: bool
+) -> Session:
+    """The run in a directory, with options and values of the recipe replaced. Raises ConfigError."""
+    run, mark = Run(target), Mark(f"--resume {target}")
+    if not run.recipe.exists():
+        raise ConfigError([Problem("is no run directory: it has no recipe.yaml", mark=mark)])
+    if run.done:
+        raise ConfigError([Problem("is done; its weights are in model.safetensors", mark=mark)])
+    try:
+        order = recorded_order(run.read_json("run.json")).vary(options)
+    except (OSError, KeyError, TypeError) as error:
+        raise ConfigError([Problem(f"its run.json cannot be read: {error}", mark=mark)]) from None
+    plan = resolve(load_spec(run.spec))
+    return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, accept_changes)
+
+
+def _create(target: Path) -> Run:
+    try:
+        return create(target)
+    except OSError as error:
+        reason = error.strerror if error.errno else error
+        raise ConfigError([Problem(f"{reason}", mark=Mark(f"--out {target}"))]) from None
+
+
+def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
+    order, console = session.order, Console(highlight=False)
+    device = _device(order.device, who)
+    if session.resumed:
+        _as_before(run)
+    dataset = _load(session, console)
+    material = fit_together(session.plan, session.recipe, dataset)
+    _introduce(material, device, who)
+    saver = RunSaver(run.checkpoints, _facts(material), echo, best=order.best, processes=who)
+    model = new_model(material.plan, material.recipe, device)
+    teacher = None
+    if material.recipe.distill is not None:
+        teacher = load_teacher(order.teacher, material, device)
+    elif order.teacher is not None:
+        raise ConfigError([Problem("the recipe has no distill", mark=Mark(f"--teacher {order.teacher}"))])
+    if session.source is not None and session.source.endswith(".safetensors"):
+        from ..models.files import load_weights
+
+        echo(f"starting from the weights of {session.source}: {load_weights(model, session.source)} tensors")
+    loggers = _loggers(run, material, order, console) if who.first else []
+    try:
+        state, job = assemble(
+            model, material, device, processes=who, teacher=teacher, loggers=loggers, workers=order.workers,
+            log_every=order.log_every, save_every=order.save_every,
+        )  # fmt: skip
+        if session.resumed:
+            _restore(session, saver, state, material)
+        if who.first:
+            _write(run, material, order, device, who, session.resumed)
+        fit(state, job, saver, stop)
+        _close(loggers)
+        finish(run, state, job, material, order, stop)
+    finally:
+        _close(loggers)
+
+
+def _close(loggers: Iterable[Logger]) -> None:
+    for logger in loggers:
+        logger.close()
+
+
+def _device(name: str, who: Processes) -> torch.device:
+    from ..train.engine import choose_device
+
+    try:
+        return choose_device(name, who.local_rank)
+    except ValueError as error:
+        raise fail(f"--device {name}: {error}") from None
+
+
+def _load(session: Session, console: Console) -> Dataset:
+    plan, recipe, order = session.plan, session.recipe, session.order
+    size = round(plan.resolution / recipe.eval_crop)
+    return load_dataset(
+        order.data, channels=plan.in_channels, size=size, progress=progress(console), storage=order.storage,
+        on_bad=order.on_bad,
+    )  # fmt: skip
+
+
+def _introduce(material: Material, device: torch.device, who: Processes) -> None:
+    """What is trained, on what, how and where."""
+    plan, recipe, dataset = material.plan, material.recipe, material.dataset
+    echo(totals_line(plan, analyze(plan)))
+    counts = f"{len(material.train):,} images to train, {len(material.valid):,} to validate, {len(dataset.test):,} to test"
+    echo(f"{dataset.name}: {counts}")
+    if dataset.ignored:
+        echo(f"{dataset.ignored:,} files are left out: their names are not those of images", err=True)
+    for note in dataset.notes:
+        echo(note, err=True)
+    many = f", in {who.count} processes" if who.count > 1 else ""
+    echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}{many}")
+
+
+def _facts(material: Material) -> dict[str, Any]:
+    """What a checkpoint belongs to."""
+    return {
+        "spec": material.plan.spec.to_yaml(),
+        "recipe": material.recipe.to_yaml(),
+        "data": material.dataset.fingerprint,
+        "classes": list(material.dataset.classes),
+    }
+
+
+def _restore(session: Session, saver: RunSaver, state: State, material: Material) -> None:
+    """Go on from the newest checkpoint that is whole, if it belongs to the same network, recipe and data."""
+    mark = Mark(f"--resume {session.target}")
+    try:
+        checkpoint = saver.newest()
+    except NothingKept as error:
+        raise ConfigError([Problem(f"{error}", mark=mark)]) from None
+    changed = _differences(checkpoint.facts, _facts(material))
+    if changed and not session.accept_changes:
+        message = "the run was made with other ones than these; --accept-changes goes on with them"
+        raise ConfigError([Problem("\n".join([message, *changed]), mark=mark)])
+    for line in changed:
+        echo(line, err=True)
+    try:
+        state.load(checkpoint)
+    except (RuntimeError, KeyError) as error:
+        raise ConfigError([Problem(f"does not fit: {str(error).splitlines()[0]}", mark=mark)]) from None
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines that show what differs, each with the name of the file."""
+    lines = []
+    for name in ("spec", "recipe"):
+        old, new = before[name].splitlines(), now[name].splitlines()
+        found = [line for line in difflib.unified_diff(old, new, lineterm="", n=0) if not line.startswith(("---", "+++", "@@"))]
+        lines += [f"  {name}.yaml: {line}" for line in found]
+    if before["data"] != now["data"]:
+        lines.append(f"  the data have changed: {before['data']} -> {now['data']}")
+    if before["classes"] != now["classes"]:
+        lines.append(f"  the classes have changed: {len(before['classes'])} -> {len(now['classes'])}")
+    return lines
+
+
+def _as_before(run: Run) -> None:
+    """The number of threads that the run was started with: with another one, sums differ in their last bits."""
+    threads = run.read_json("run.json")["environment"]["threads"]
+    if threads != torch.get_num_threads():
+        echo(f"on {threads} threads, as the run was started, not {torch.get_num_threads()}", err=True)
+        torch.set_num_threads(threads)
+
+
+def _write(run: Run, material: Material, order: Order, device: torch.device, who: Processes, resumed: bool) -> None:
+    """What the run is, before its first step."""
+    from ..config import write_whole
+
+    write_whole(run.spec, material.plan.spec.to_yaml())
+    write_whole(run.recipe, material.recipe.to_yaml())
+    written = record(order, material.dataset, device, who.count)
+    if resumed:  # the first start stays on record
+        before = run.read_json("run.json")
+        parts = [*before.get("resumed", []), {key: written[key] for key in ("environment", "command", "git")}]
+        written = {**before, "order": written["order"], "resumed": parts}
+    run.write_json("run.json", written)
+
+
+def _loggers(run: Run, material: Material, order: Order, console: Console) -> list[Logger]:
+    recipe = material.recipe
+    loggers: list[Logger] = [
+        ConsoleLogger(console, recipe.epochs, echo),
+        CsvLogger(run.folder),
+        JsonlLogger(run.folder / "metrics.jsonl"),
+    ]
+    if order.tensorboard:
+        loggers.append(TensorBoardLogger(run.folder / "tensorboard"))
+    if order.wandb:
+        settings = {"spec": material.plan.spec.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
+        loggers.append(WandbLogger(run.folder.name, settings, run.folder))
+    return loggers
+
+
+def _where(run: Run) -> str:
+    steps = run.checkpoints.steps()
+    return f"; step {steps[0]:,} is saved" if steps else "; nothing was kept"
+
+
+def progress(console: Console) -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.progress import track
+
+    def wrap(items: Iterable[object], total: int, description: str) -> Iterable[object]:
+        return track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
+
+    return wrap

@@ -1,0 +1,36 @@
+"""The network that another one learns from: a file of weights, which carries its spec."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..config import ConfigError, Mark, Problem
+from .compose import Material
+from .console import echo
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..train.distill import Teacher
+
+
+def load_teacher(file: str | None, material: Material, device: torch.device) -> Teacher:
+    """The network of `--teacher`, for the images of this run. Raises ConfigError."""
+    from ..models.network import build_model
+    from ..train.distill import Teacher
+
+    if file is None:
+        message = f"missing: the recipe {material.recipe.name} learns from another network; give its model.safetensors"
+        raise ConfigError([Problem(message, mark=Mark("--teacher"))])
+    mark = Mark(f"--teacher {file}")
+    if not file.endswith(".safetensors"):
+        raise ConfigError([Problem("expected a .safetensors file that effnet_builder wrote", mark=mark)])
+    model = build_model(file)
+    plan, classes = model.plan, len(material.dataset.classes)
+    if plan.num_classes != classes:
+        raise ConfigError([Problem(f"has {plan.num_classes} classes, the data have {classes}", mark=mark)])
+    if plan.in_channels != material.plan.in_channels:
+        message = f"takes {plan.in_channels} channels, {material.plan.name} takes {material.plan.in_channels}"
+        raise ConfigError([Problem(message, mark=mark)])
+    echo(f"learning from {plan.name} ({file})")
+    return Teacher(model.to(device), plan.spec.normalization or material.normalize, material.normalize)

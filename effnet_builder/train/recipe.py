@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
 from ..config import Name, StrictModel, Text, load
 from .optim_settings import Clip, Ema, Optimizer
-from .schedule import Schedule
+from .schedule import Schedule, endless_climb
 
 Channel = Annotated[float, Field(ge=0, le=1)]
 
@@ -56,6 +56,10 @@ class Recipe(StrictModel):
     normalize: Normalize | None = Field(None, description="mean and std; measured on the training images if left out")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for validation")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of split, order, augmentation, weights and dropout")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """A warm-up that the run ends in."""
+        yield from ((f"schedule.{name}", reason) for name, reason in endless_climb(self.schedule, self.epochs))
 
 
 def load_recipe(source: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> Recipe:

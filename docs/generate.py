@@ -83,7 +83,7 @@ class Reference:
         """What a value may be, in the words of the error messages, with links to the mappings."""
         mappings = [option["title"] for option in schema.options if "properties" in option]
         if mappings:
-            yield self.links[", ".join(mappings)]
+            yield self.links.get(", ".join(mappings)) or " or ".join(self.links[mapping] for mapping in mappings)
         for option in schema.options:
             if option.get("type") == "array":
                 items = Schema(self.definitions, ({"properties": {"item": option["items"]}},)).at(("item",), _ROOT)
@@ -101,7 +101,8 @@ class Reference:
         default = part["default"]
         if not isinstance(default, dict):
             return "none" if default is None else f"`{_yaml(default)}`"
-        fields = self.definitions[part["$ref"].rpartition("/")[2]]["properties"]
+        target = part["$ref"] if "$ref" in part else part["discriminator"]["mapping"][default["type"]]
+        fields = self.definitions[target.rpartition("/")[2]]["properties"]
         said = {key: value for key, value in default.items() if value != fields[key].get("default")}
         return f"`{_yaml(said)}`" if said else "its defaults"
 

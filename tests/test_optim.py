@@ -14,14 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from effnet_builder.train.optim import (
-    RMSpropTF,
-    build_optimizer,
-    clip_gradients,
-    parameter_groups,
-    parameter_kinds,
-    set_lr,
-)
+from effnet_builder import ConfigError
+from effnet_builder.train.groups import parameter_groups, parameter_kinds
+from effnet_builder.train.optim import RMSpropTF, build_optimizer, clip_gradients, grad_norm, set_lr
 from effnet_builder.train.optim_settings import SGD, AdamW, AnyOptimizer, RMSprop
 
 Make = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
@@ -129,18 +124,18 @@ def test_what_is_spared_does_not_decay(spared: Any) -> None:
 def test_defaults() -> None:
     assert SGD(type="sgd", lr=1).no_decay == ()
     assert AdamW(type="adamw", lr=1).no_decay == RMSprop(type="rmsprop", lr=1).no_decay == ("norm", "bias")
-    assert len(parameter_groups(SGD(type="sgd", lr=1, weight_decay=0.1), every_kind())) == 1
+    assert len(parameter_groups(SGD(type="sgd", lr=1, weight_decay=0.1), every_kind(), 2)) == 1
 
 
 def test_shared_and_frozen_parameters() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.BatchNorm1d(4))
     net[1].weight = net[0].weight
     net[2].requires_grad_(False)
-    groups = parameter_groups(AdamW(type="adamw", lr=1), net)
+    groups = parameter_groups(AdamW(type="adamw", lr=1), net, 2)
     assert [[id(p) for p in group["params"]] for group in groups] == [
         [id(net[0].weight)], [id(net[0].bias), id(net[1].bias)],
     ]  # fmt: skip
-    with pytest.raises(ValueError, match="nothing to train"):
+    with pytest.raises(ConfigError, match="^nothing to train: every parameter of the network is frozen$"):
         build_optimizer(SGD(type="sgd", lr=1), net.requires_grad_(False), 2)
 
 
@@ -241,7 +236,11 @@ def test_rmsprop_tf_decays_by_the_gradient_and_takes_lr_into_the_momentum() -> N
 
 
 @pytest.mark.parametrize(
-    "settings", [RMSprop(type="rmsprop", lr=0.01, weight_decay=1e-3), *(one for one, _ in SPARING)]
+    "settings",
+    [
+        RMSprop(type="rmsprop", lr=0.01, weight_decay=1e-3),
+        *(one for one, _ in SPARING),
+    ],
 )
 def test_resumed_from_its_state_it_continues_bit_for_bit(settings: AnyOptimizer) -> None:
     whole, first = small(), small()
@@ -319,3 +318,19 @@ def test_without_a_bound_only_the_norm_is_measured() -> None:
     assert norm.item() == pytest.approx(sum(float((gradient**2).sum()) for gradient in before) ** 0.5)
     assert all(map(torch.equal, gradients(mine), before))
     assert clip_gradients([nn.Parameter(torch.ones(1))], max_norm=1.0, max_value=1.0) == 0
+
+
+def test_the_norm_of_all_gradients() -> None:
+    mine = with_gradients(3.0)
+    expected = np.sqrt(sum(np.square(gradient.double().numpy()).sum() for gradient in gradients(mine)))
+    assert grad_norm(iter(mine)).item() == pytest.approx(expected, rel=1e-6)
+    assert grad_norm([]) == grad_norm(mine[2:]) == 0
+
+
+def test_a_norm_that_is_known_is_not_measured_again() -> None:
+    mine, other = with_gradients(3.0), with_gradients(3.0)
+    known = torch.tensor(10.0)  # not the gradients' own, which shows that it is taken as it is
+    assert clip_gradients(mine, max_norm=2.0, norm=known) is known
+    for clipped, gradient in zip(gradients(mine), gradients(other), strict=True):
+        torch.testing.assert_close(clipped, gradient * (2.0 / (10.0 + 1e-6)))
+    assert torch.equal(clip_gradients(other, max_norm=2.0, norm=grad_norm(other)), grad_norm(with_gradients(3.0)))

@@ -28,7 +28,7 @@ def test_the_notebooks_configuration() -> None:
         "epochs": 7,
         "batch_size": 64,
         "optimizer": {
-            "type": "sgd", "lr": 0.01, "lr_batch_size": None, "no_decay": (), "momentum": 0.9, "weight_decay": 1e-4,
+            "type": "sgd", "lr": 0.01, "lr_batch_size": None, "layer_decay": None, "no_decay": (), "momentum": 0.9, "weight_decay": 1e-4,
             "nesterov": False,
         },
         "schedule": {"type": "step", "step_size": 7, "gamma": 0.1, "warmup": None, "warmup_factor": 0.0},
@@ -64,3 +64,45 @@ def test_mistakes_are_located(write_yaml: WriteYaml) -> None:
         load_recipe("notebook", {"optimizer.momentum": 0, "optimizer.nesterov": True})
     with pytest.raises(ConfigError, match="no recipe has this name; did you mean 'notebook'"):
         load_recipe("notebok")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "problem"),
+    [
+        ("{type: cosine, warmup: 7ep}", None),
+        ("{type: cosine, warmup: 7.000001ep}", "2:34 schedule.warmup = 7.000001ep"),
+        ("{type: constant, warmup: 8ep}", "2:36 schedule.warmup = 8ep"),
+        ("{type: triangular, peak_at: 10ep}", "2:39 schedule.peak_at = 10ep"),
+        ("{type: triangular, peak_at: 1.0}", None),
+        ("{type: linear, warmup: 900000000steps}", None),  # how many steps there are is not known here
+    ],
+)
+def test_a_climb_that_never_ends_is_refused(schedule: str, problem: str | None, write_yaml: WriteYaml) -> None:
+    optimizer = "optimizer: {type: sgd, lr: 0.1}"
+    path = write_yaml(f"{{name: mine, epochs: 7, batch_size: 8,\nschedule: {schedule}, {optimizer}}}")
+    if problem is None:
+        assert load_recipe(path).epochs == 7
+        return
+    with pytest.raises(ConfigError) as error:
+        load_recipe(path)
+    expected = f"{path}:{problem}: longer than the run of 7 epochs, which would end before lr is reached"
+    assert str(error.value) == expected
+
+
+def test_muon_in_a_recipe(write_yaml: WriteYaml) -> None:
+    muon = {"optimizer": {"type": "muon", "lr": 0.02, "aux": {"type": "sgd", "lr": 0.1}}}
+    recipe = load_recipe("notebook", muon | {"optimizer.layer_decay": 0.8})
+    assert recipe.optimizer.base_lr(64) == 0.02
+    assert recipe.vary({}).to_yaml() == recipe.to_yaml()
+    for path, value, message in [
+        ("optimizer.aux.layer_decay", 0.5, " = 0.5: is of the whole optimizer; give it beside aux"),
+        ("optimizer.layer_decay", 1.0, " = 1.0: expected a number above 0 below 1"),
+        ("optimizer.no_decay", ["bias"], ": unknown key; did you mean 'layer_decay'?"),
+        ("optimizer.aux.type", "rmsprop", " = rmsprop: expected 'sgd' or 'adamw'"),
+    ]:
+        with pytest.raises(ConfigError) as error:
+            load_recipe("notebook", muon | {path: value})
+        assert f"{path}{message}" in str(error.value)
+    with pytest.raises(ConfigError, match="nesterov needs a momentum above 0"):
+        load_recipe("notebook", muon | {"optimizer.momentum": 0.0, "optimizer.nesterov": True})
+    assert load_recipe("notebook", muon | {"optimizer.momentum": 0.0})

@@ -42,7 +42,7 @@ class StrictModel(BaseModel):
         return type(self) is type(other) and self.__dict__ == other.__dict__
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """Fields that have no meaning beside the others, each with the reason: what a subclass refuses."""
+        """Fields, by path, that have no meaning beside the others, each with the reason: what a subclass refuses."""
         return iter(())
 
     @model_validator(mode="after")
@@ -158,7 +158,7 @@ def _problems(model: type[StrictModel], root: Node, errors: list[ErrorDetails]) 
         if error["type"] == "too_short" and any(other[: len(path)] == path for other, it in located if it is not error):
             continue  # pydantic counts only the valid items
         if error["type"] == "conflicts":
-            found += [_conflict(root, (*path, key), message) for key, message in error["ctx"]["conflicts"]]
+            found += [_conflict(root, (*path, *key.split(".")), message) for key, message in error["ctx"]["conflicts"]]
         else:
             found.append(_problem(schema, root, path, error))
     return found

@@ -1,31 +1,27 @@
-"""The optimizer of a recipe: which parameters decay, torch's optimizers, TensorFlow's RMSprop, clipping."""
+"""The optimizer of a recipe: torch's optimizers, TensorFlow's RMSprop, Muon; the norm of gradients and clipping."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase  # of every batch and instance norm
-from torch.nn.modules.conv import _ConvNd  # of every convolution
 
-from .optim_settings import SGD, AdamW, AnyOptimizer, ParameterKind, RMSprop
-
-Kind = ParameterKind | Literal["weight"]
-
-_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+from .groups import parameter_groups
+from .muon import MuonWithAux
+from .optim_settings import SGD, AdamW, AnyOptimizer, Muon, RMSprop
 
 
 def build_optimizer(
     settings: AnyOptimizer, model: nn.Module, batch_size: int, *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer of what is not frozen in a module, for batches of this many images.
+    """The optimizer of what is not frozen in a module, for batches of this many images; group 0 has the whole lr.
 
     As torch chooses by default: all tensors together (`foreach`) on CUDA, one by one on a CPU. `fused` asks for torch's
-    fused kernels, where the optimizer has them; they round otherwise. Raises ValueError where nothing is trainable.
+    fused kernels, where the optimizer has them; they round otherwise. Raises ConfigError as `parameter_groups` does.
     """
-    optimizer = _optimizer(settings, parameter_groups(settings, model), settings.base_lr(batch_size), fused or None)
+    optimizer = _optimizer(settings, parameter_groups(settings, model, batch_size), fused or None)
     for group in optimizer.param_groups:
         group["initial_lr"] = group["lr"]
     return optimizer
@@ -37,33 +33,24 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
         group["lr"] = group["initial_lr"] * factor
 
 
-def parameter_groups(settings: AnyOptimizer, model: nn.Module) -> list[dict[str, Any]]:
-    """What decays and what does not, each in the order of the module; frozen parameters are left out."""
-    kinds = parameter_kinds(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        raise ValueError("nothing to train: every parameter of the module is frozen")
-    decayed = [parameter for parameter in trained if kinds[parameter] not in settings.no_decay]
-    spared = [parameter for parameter in trained if kinds[parameter] in settings.no_decay]
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def parameter_kinds(model: nn.Module) -> dict[nn.Parameter, Kind]:
-    """What each parameter is, by the type of the first module that has it, in the order of the module."""
-    kinds: dict[nn.Parameter, Kind] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            kinds.setdefault(parameter, _kind(module, parameter))
-    return kinds
+def grad_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """The L2 norm of all gradients together, 0 without any, where they are. Does not wait for the device."""
+    return nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
 
 
 def clip_gradients(
-    parameters: Iterable[Tensor], *, max_norm: float | None = None, max_value: float | None = None
+    parameters: Iterable[Tensor],
+    *,
+    max_norm: float | None = None,
+    max_value: float | None = None,
+    norm: Tensor | None = None,
 ) -> Tensor:
-    """The L2 norm of all gradients together; afterwards they are within the bound. Does not wait for the device."""
+    """The `grad_norm` before, which may be given; afterwards the gradients are within the bound.
+
+    Does not wait for the device.
+    """
     trained = [parameter for parameter in parameters if parameter.grad is not None]
-    norm = nn.utils.get_total_norm([parameter.grad for parameter in trained if parameter.grad is not None])
+    norm = grad_norm(trained) if norm is None else norm
     if max_norm is not None:
         nn.utils.clip_grads_with_norm_(trained, max_norm, norm)
     if max_value is not None and trained:
@@ -130,10 +117,8 @@ class RMSpropTF(torch.optim.Optimizer):
         return state
 
 
-def _optimizer(
-    settings: AnyOptimizer, groups: list[dict[str, Any]], lr: float, fused: bool | None
-) -> torch.optim.Optimizer:
-    decay = settings.weight_decay
+def _optimizer(settings: AnyOptimizer, groups: list[dict[str, Any]], fused: bool | None) -> torch.optim.Optimizer:
+    lr, decay = groups[0]["lr"], settings.weight_decay  # torch wants an lr, though every group has its own
     match settings:
         case SGD(momentum=momentum, nesterov=nesterov):
             return torch.optim.SGD(groups, lr, momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
@@ -142,14 +127,15 @@ def _optimizer(
         case RMSprop(alpha=alpha, momentum=momentum, eps=eps, tf_eps=tf_eps):
             kind = RMSpropTF if tf_eps else torch.optim.RMSprop
             return kind(groups, lr, alpha, eps, decay, momentum)
+        case Muon(aux=aux, momentum=momentum, nesterov=nesterov, ns_steps=ns_steps, adjust_lr_fn=adjust_lr_fn):
+            others = [group for group in groups if not group["matrices"]]
+            return MuonWithAux(
+                [group for group in groups if group["matrices"]],
+                _optimizer(aux, others, fused) if others else None,
+                momentum=momentum,
+                nesterov=nesterov,
+                weight_decay=decay,
+                ns_steps=ns_steps,
+                adjust_lr_fn=adjust_lr_fn,
+            )
     raise AssertionError(f"no optimizer for {type(settings).__name__}")
-
-
-def _kind(module: nn.Module, parameter: nn.Parameter) -> Kind:
-    if isinstance(module, _NORMS):
-        return "norm"
-    if getattr(module, "bias", None) is parameter:
-        return "bias"
-    if isinstance(module, _ConvNd) and module.groups == module.in_channels > 1:
-        return "depthwise"
-    return "weight"

@@ -1,8 +1,12 @@
-"""What changes the weights, as strict data: optimizers, gradient clipping, the average of weights. Imports no torch."""
+"""What a training step is, as strict data: precision, optimizers, clipping, a teacher, the average of weights.
+
+Imports no torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
@@ -21,6 +25,15 @@ ParameterKind = Literal["norm", "bias", "depthwise"]
 NoDecay = Annotated[tuple[ParameterKind, ...], Field(strict=False, min_length=0, max_length=3)]
 
 
+class Precision(str, Enum):
+    """The arithmetic of a training step; weights, their gradients and the optimizer's state are float32 in all."""
+
+    fp32 = "fp32"  # all of it
+    tf32 = "tf32"  # float32 whose products are rounded to 10 bits of mantissa, on CUDA
+    bf16 = "bf16"  # autocast to bfloat16: the range of float32, 7 bits of mantissa
+    fp16 = "fp16"  # autocast to float16: 10 bits of mantissa, a range so small that the loss is scaled
+
+
 class _Optimizer(StrictModel):
     """What all optimizers have."""
 
@@ -31,11 +44,19 @@ class _Optimizer(StrictModel):
         le=1_000_000,
         description="images of the batch that lr is meant for: lr * batch_size / lr_batch_size is used; else lr itself",
     )
-    no_decay: NoDecay = Field(("norm", "bias"), description=_NO_DECAY)
+    layer_decay: float | None = Field(
+        None, gt=0, lt=1, description="factor of lr from each layer to the one before it; the last has the whole lr"
+    )
 
     def base_lr(self, batch_size: int) -> float:
         """The learning rate for batches of this size (linear scaling, Goyal et al. 2017)."""
         return self.lr if self.lr_batch_size is None else self.lr * batch_size / self.lr_batch_size
+
+
+class _Elementwise(_Optimizer):
+    """What the optimizers of single numbers have."""
+
+    no_decay: NoDecay = Field(("norm", "bias"), description=_NO_DECAY)
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """A kind named twice."""
@@ -43,7 +64,7 @@ class _Optimizer(StrictModel):
             yield "no_decay", "names a kind twice"
 
 
-class SGD(_Optimizer):
+class SGD(_Elementwise):
     """Stochastic gradient descent with momentum (`torch.optim.SGD`)."""
 
     type: Literal["sgd"] = Field(description=_TYPE)
@@ -59,7 +80,7 @@ class SGD(_Optimizer):
             yield "nesterov", "nesterov needs a momentum above 0"
 
 
-class AdamW(_Optimizer):
+class AdamW(_Elementwise):
     """Adam with decoupled weight decay (`torch.optim.AdamW`, Loshchilov & Hutter 2019)."""
 
     type: Literal["adamw"] = Field(description=_TYPE)
@@ -74,7 +95,7 @@ class AdamW(_Optimizer):
     weight_decay: float = Field(0.01, ge=0, le=1, description="share of a weight that lr = 1 takes away at each step")
 
 
-class RMSprop(_Optimizer):
+class RMSprop(_Elementwise):
     """Gradients over their running root mean square (Hinton 2012), with the EfficientNet authors' defaults."""
 
     type: Literal["rmsprop"] = Field(description=_TYPE)
@@ -89,7 +110,44 @@ class RMSprop(_Optimizer):
     )
 
 
-AnyOptimizer: TypeAlias = SGD | AdamW | RMSprop
+class Muon(_Optimizer):
+    """Momentum made orthogonal for the hidden weight matrices (Jordan et al. 2024), another optimizer for the rest.
+
+    Matrices are the weights of linear layers and of convolutions without groups, as (out, in * kh * kw). The first
+    layer with weights, a linear layer that is the last (the classifier), depthwise and grouped convolutions, norms and
+    biases go to `aux`: so Jordan advises for convolutional networks (github.com/KellerJordan/Muon, whose numbers the
+    defaults are), but that a depthwise convolution, which mixes no channels, is no matrix here.
+    """
+
+    type: Literal["muon"] = Field(description=_TYPE)
+    momentum: float = Field(0.95, ge=0, lt=1, description="share of the last average of gradients that goes on")
+    nesterov: bool = Field(True, description="look ahead along the momentum")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="share of a weight that lr = 1 takes away at each step")
+    ns_steps: int = Field(5, ge=1, le=20, description="steps of the Newton-Schulz iteration")
+    adjust_lr_fn: Literal["original", "match_rms_adamw"] = Field(
+        "original",
+        description="factor of lr for a matrix (out, in): sqrt(max(1, out / in)), or 0.2 * sqrt(max(out, in)), with "
+        "which the lr of AdamW fits",
+    )
+    aux: Annotated[SGD | AdamW, Field(discriminator="type")] = Field(
+        AdamW(type="adamw", lr=3e-4, betas=(0.9, 0.95), weight_decay=0.01),
+        description="the optimizer of everything that is no hidden matrix",
+    )
+
+    @property
+    def no_decay(self) -> tuple[ParameterKind, ...]:
+        """None: matrices are of none of these kinds."""
+        return ()
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """A look ahead along nothing; a decay over layers for the rest alone."""
+        if "nesterov" in self.model_fields_set and self.nesterov and self.momentum == 0:
+            yield "nesterov", "nesterov needs a momentum above 0"
+        if self.aux.layer_decay is not None:
+            yield "aux.layer_decay", "is of the whole optimizer; give it beside aux"
+
+
+AnyOptimizer: TypeAlias = SGD | AdamW | RMSprop | Muon
 Optimizer = Annotated[AnyOptimizer, Field(discriminator="type")]
 
 
@@ -117,4 +175,16 @@ class Ema(StrictModel):
     horizon: Duration = Field(
         description="how far back the average reaches: 5ep, 2000steps, or a share of the run (0.1); in steps, "
         "decay = 1 - 1 / horizon"
+    )
+
+
+class Distill(StrictModel):
+    """A teacher's probabilities as a second target: `(1 - alpha) * loss + alpha * distillation_loss` (Hinton 2015)."""
+
+    alpha: float = Field(0.5, gt=0, le=1, description="share of the teacher's term in the loss; 1 leaves labels out")
+    temperature: float = Field(
+        4.0,
+        gt=0,
+        le=1000,
+        description="by which the logits of both are divided: a high one tells more of unlikely classes",
     )

@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from ..config import Name, StrictModel, Text, load
-from .augment_settings import Mix
+from .augment_settings import Augment, Mix
 from .optim_settings import Clip, Distill, Ema, Optimizer, Precision
-from .schedule import Schedule
+from .schedule import Schedule, endless_climb
 
 Channel = Annotated[float, Field(ge=0, le=1)]
-
-
-class Augment(StrictModel):
-    """Random changes of the training images, drawn anew for each image and epoch."""
-
-    horizontal_flip: bool = Field(False, description="mirror every second image")
-    crop_padding: int = Field(0, ge=0, le=1000, description="px of black border, of which a random window is kept")
 
 
 class Normalize(StrictModel):
@@ -101,11 +94,21 @@ class Recipe(StrictModel):
         description="steps in a row without a finite loss and gradient, after which the run goes back to its last "
         "checkpoint, once; such steps change nothing",
     )
-    mix: Mix | None = None
-    eval_crop: float = 1.0
+    mix: Mix | None = Field(None, description="mixtures of two images and their labels")
+    eval_crop: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the stored image's side that evaluation keeps, from its centre; training too, unless it "
+        "has random_resized_crop",
+    )
     normalize: Normalize | None = Field(None, description="mean and std; measured on the training images if left out")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for validation")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of split, order, augmentation, weights and dropout")
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """A warm-up that the run ends in."""
+        yield from ((f"schedule.{name}", reason) for name, reason in endless_climb(self.schedule, self.epochs))
 
 
 def load_recipe(source: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> Recipe:

@@ -131,6 +131,18 @@ def factor(schedule: AnySchedule, step: int, *, steps_per_epoch: int, total_step
     return 1.0
 
 
+def endless_climb(schedule: AnySchedule, epochs: int) -> Iterator[tuple[str, str]]:
+    """The field that says how long the learning rate climbs, and why not, if that is longer than the run.
+
+    Epochs compare with epochs, and a share is never too long; how many steps the run has, only the data tell, so that a
+    climb in steps is never refused here.
+    """
+    name = "peak_at" if isinstance(schedule, TriangularSchedule) else "warmup"
+    climb = getattr(schedule, name)
+    if isinstance(climb, str) and climb.endswith("ep") and length(climb, steps_per_epoch=1, total_steps=0) > epochs:
+        yield name, f"longer than the run of {epochs} epochs, which would end before lr is reached"
+
+
 def _climb(schedule: AnySchedule, steps_per_epoch: int, total_steps: int) -> tuple[int, float]:
     """How many steps lie before the whole learning rate, and where the climb to it starts."""
     if isinstance(schedule, TriangularSchedule):

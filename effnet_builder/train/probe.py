@@ -1,0 +1,64 @@
+"""How many images fit: the largest batch that a step has memory for, and the micro-batches that make up another."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+
+import torch
+
+# What a plain RuntimeError says where memory runs out: that of the CPU, that of the libraries' own workspaces.
+_SIGNS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def largest_batch(step: Callable[[int], None], batch: int) -> int:
+    """The largest number of images up to `batch` for which `step` has the memory; 0 if not even for 2.
+
+    `batch` itself, or else 2, 4 or a multiple of 8, found by bisection: what is more than too much is not tried. Every
+    other error of the step is raised. On a CPU, a system that promises more memory than it has may end the process
+    instead of refusing.
+    """
+    if _fits(step, batch):
+        return batch
+    sizes: list[int] = [size for size in (0, 2, 4, *range(8, batch, 8)) if size < batch]
+    low, high = 0, len(sizes)  # sizes[low] fits, sizes[high] does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _fits(step, sizes[middle]):
+            low = middle
+        else:
+            high = middle
+    return sizes[low]
+
+
+def micro_batches(batch: int, fits: int) -> int:
+    """The smallest number of parts, as equal as can be, none of which has more than `fits` images.
+
+    Raises ValueError where a part would be a single image, on which batch norm cannot train.
+    """
+    parts = -(-batch // fits) if fits > 0 else 0
+    if parts == 0 or batch // parts < 2:
+        raise ValueError(f"{batch} images cannot be shared out in parts of 2 to {fits}")
+    return parts
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on CUDA or on the CPU."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
+
+
+def _fits(step: Callable[[int], None], batch: int) -> bool:
+    try:
+        step(batch)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    else:
+        return True
+    # Out here, where the error and its frames no longer hold the tensors of the step.
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return False

@@ -1,0 +1,131 @@
+"""Precision on the CPU: which dtype the forward pass has, what is set and put back, the order of a step with fp16."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from effnet_builder.train.optim import clip_gradients
+from effnet_builder.train.optim_settings import Precision
+from effnet_builder.train.precision import autocast, check_precision, float32_products, gradient_scaler
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [
+        (Precision.fp32, torch.float32),
+        (Precision.tf32, torch.float32),
+        (Precision.bf16, torch.bfloat16),
+        (Precision.fp16, torch.float16),
+    ],
+)
+def test_the_forward_pass_is_cast_and_nothing_else(precision: Precision, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, 3))
+    images = torch.randn(4, 3, 6, 6)
+    with autocast(precision, CPU):
+        logits = model(images)
+        loss = F.cross_entropy(logits, torch.arange(4) % 3)
+    loss.backward()
+    assert logits.dtype == dtype
+    assert loss.dtype == torch.float32
+    assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters() if p.grad is not None)
+    model.eval()
+    exact = F.cross_entropy(model(images), torch.arange(4) % 3)
+    with autocast(precision, CPU):
+        rounded = F.cross_entropy(model(images), torch.arange(4) % 3)
+    torch.testing.assert_close(rounded, exact, rtol=0.05, atol=0)
+    assert (rounded == exact) == (dtype == torch.float32)
+
+
+def switches() -> tuple[str, bool]:
+    return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "inside"),
+    [
+        (Precision.fp32, CPU, ("highest", False)),
+        (Precision.bf16, CPU, ("highest", False)),
+        (Precision.fp32, CUDA, ("highest", False)),
+        (Precision.tf32, CUDA, ("high", True)),
+        (Precision.bf16, CUDA, ("high", True)),
+        (Precision.fp16, CUDA, ("high", True)),
+    ],
+)
+def test_products_are_set_both_ways_and_put_back(precision: Precision, device: torch.device, inside: Any) -> None:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        before = switches()
+        assert before == ("medium", True)  # the convolutions' is torch's default
+        with pytest.raises(KeyError), float32_products(precision, device):
+            assert switches() == inside
+            raise KeyError
+        assert switches() == before
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def test_what_a_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for precision in (Precision.fp32, Precision.bf16, Precision.fp16):
+        check_precision(precision, CPU)
+    with pytest.raises(ValueError, match="tf32 is arithmetic of CUDA devices; cpu has fp32, bf16 and fp16"):
+        check_precision(Precision.tf32, CPU)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla V100")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 0))
+    check_precision(Precision.fp16, CUDA)
+    for precision in (Precision.bf16, Precision.tf32):
+        with pytest.raises(ValueError, match="Tesla V100 has compute capability 7.0, and so fp32 and fp16"):
+            check_precision(precision, CUDA)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    check_precision(Precision.bf16, CUDA)
+
+
+def step(weight: nn.Parameter, precision: Precision, factor: float, scaler: torch.amp.GradScaler) -> float:
+    """One step of SGD on `factor * weight` with clipping to 1; the norm of the gradient."""
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    optimizer.zero_grad()
+    scaler.scale(factor * weight.sum()).backward()
+    scaler.unscale_(optimizer)
+    norm = clip_gradients([weight], max_norm=1.0)
+    scaler.step(optimizer)
+    scaler.update()
+    return norm.item()
+
+
+@pytest.mark.parametrize("precision", list(Precision))
+def test_gradients_are_clipped_in_their_own_scale(precision: Precision) -> None:
+    scaler, weight = gradient_scaler(precision, CPU), nn.Parameter(torch.tensor([1.0]))
+    assert scaler.is_enabled() == (precision is Precision.fp16)
+    assert step(weight, precision, 0.25, scaler) == pytest.approx(0.25)
+    assert weight.item() == 1.0 - 0.5 * 0.25  # below the bound: as it is
+    assert step(weight, precision, 8.0, scaler) == pytest.approx(8.0)
+    assert weight.item() == pytest.approx(0.875 - 0.5 * 1.0, rel=1e-5)  # cut to 1
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_and_halves_the_scale() -> None:
+    scaler, weight = gradient_scaler(Precision.fp16, CPU), nn.Parameter(torch.tensor([1.0]))
+    before = scaler.state_dict()["scale"]
+    step(weight, Precision.fp16, float("inf"), scaler)
+    assert weight.item() == 1.0
+    assert scaler.state_dict()["scale"] == before / 2
+
+
+def test_the_scale_survives_a_checkpoint_as_plain_numbers() -> None:
+    scaler, weight = gradient_scaler(Precision.fp16, CPU), nn.Parameter(torch.tensor([1.0]))
+    step(weight, Precision.fp16, float("inf"), scaler)
+    step(weight, Precision.fp16, 0.5, scaler)
+    state = json.loads(json.dumps(scaler.state_dict()))
+    assert state["scale"] == 32768.0
+    assert state["_growth_tracker"] == 1
+    resumed = gradient_scaler(Precision.fp16, CPU)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == scaler.state_dict()
+    assert gradient_scaler(Precision.bf16, CPU).state_dict() == {}

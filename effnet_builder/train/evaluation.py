@@ -17,9 +17,9 @@ Views: TypeAlias = Literal["none", "flip", "flip-shift"]
 def tta_views(images: Tensor, kind: Views) -> Iterator[tuple[float, Tensor]]:
     """Views of a batch (N, C, H, W), each with its weight; the weights sum to 1.
 
-    `none`: the images. `flip`: them and their mirror images, 1/2 each. `flip-shift`: both also moved by one pixel up and
-    left, and down and right, with reflected borders; the moved views weigh half as much as the others (airbench, Jordan
-    2024: 2/8 and 1/8).
+    `none`: the images. `flip`: them and their mirror images, 1/2 each. `flip-shift`: both also moved by one pixel, down
+    and right, and up and left, with reflected borders; the moved views weigh 1/8 each, the others 1/4 (airbench, Jordan
+    2024).
     """
     height, width = images.shape[-2:]
     if kind == "none":
@@ -38,8 +38,8 @@ def tta_views(images: Tensor, kind: Views) -> Iterator[tuple[float, Tensor]]:
 def averaged_logits(model: nn.Module, images: Tensor, kind: Views) -> Tensor:
     """The weighted mean of the logits (N, classes) of all views, in float32 or better.
 
-    Logits, not probabilities, as in airbench: their softmax is the normalized geometric mean of the probabilities of the
-    views, and what is computed from logits (the loss) stays defined.
+    Logits, not probabilities, as in airbench: their softmax is the normalized geometric mean of the views'
+    probabilities, and what is computed from logits (the loss) stays defined.
     """
     total: Tensor | None = None
     for weight, view in tta_views(images, kind):
@@ -52,12 +52,12 @@ def averaged_logits(model: nn.Module, images: Tensor, kind: Views) -> Tensor:
 
 @torch.no_grad()
 def recompute_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set mean and variance of every batch norm to those of batches of training images, each (N, C, H, W) as the model takes.
+    """Set the mean and variance of every batch norm from batches of training images (N, C, H, W), as the model takes them.
 
-    Precise batch norm (Wu & Johnson 2021): with weights fixed, the mean of the batch means, and the mean of the unbiased
-    batch variances, every batch counting the same. Other layers are as in testing: no dropout, no drop-path. The model
-    is left in eval mode; an interruption, and batches that are none, leave its statistics as they were. Without batch
-    norm no batch is drawn. Raises ValueError without batches.
+    Precise batch norm (Wu & Johnson 2021): with the weights fixed, the mean of the batch means, and the mean of the
+    unbiased batch variances, every batch counting the same. Other layers are as in testing: no dropout, no drop-path.
+    The model is left in eval mode; an error or interruption leaves its statistics as they were. Without batch norm no
+    batch is drawn. Raises ValueError where there are no batches.
     """
     model.eval()
     norms = [each for each in model.modules() if isinstance(each, _BatchNorm) and each.running_mean is not None]

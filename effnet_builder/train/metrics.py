@@ -26,7 +26,7 @@ class ClassMetrics:
 
 @dataclass(frozen=True)
 class ReliabilityBin:
-    """The images whose first answer has a probability above `low` and up to `high`; means are None where there are none."""
+    """The images whose first answer has a probability above `low` and up to `high`; without any, the means are None."""
 
     low: float
     high: float
@@ -39,8 +39,8 @@ class ReliabilityBin:
 class Metrics:
     """Figures over `count` images; shares are from 0 to 1, the loss is in nats.
 
-    The macro averages are over the classes that are the truth or the answer of some image, balanced accuracy is the mean
-    recall of those that have images, both as in scikit-learn.
+    The macro averages are over the classes that are the truth or the answer of some image; balanced accuracy is the
+    mean recall of those that have images. Both are scikit-learn's.
     """
 
     count: int

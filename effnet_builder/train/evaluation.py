@@ -52,7 +52,7 @@ def averaged_logits(model: nn.Module, images: Tensor, kind: Views) -> Tensor:
 
 @torch.no_grad()
 def recompute_norm_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the mean and variance of every batch norm from batches of training images (N, C, H, W), as the model takes them.
+    """Set mean and variance of every batch norm from batches of training images (N, C, H, W), as the model takes them.
 
     Precise batch norm (Wu & Johnson 2021): with the weights fixed, the mean of the batch means, and the mean of the
     unbiased batch variances, every batch counting the same. Other layers are as in testing: no dropout, no drop-path.

@@ -30,8 +30,8 @@ def predictions_table(
 ) -> str:
     """One block for each image: its name, below it `describe_prediction`; an empty line between two."""
     blocks = [
-        "\n".join([printable(source), *describe_prediction(*entry, classes)])
-        for source, *entry in zip(sources, top, probabilities, strict=True)
+        "\n".join([printable(source), *describe_prediction(indices, shares, classes)])
+        for source, indices, shares in zip(sources, top, probabilities, strict=True)
     ]
     return "\n\n".join(blocks)
 

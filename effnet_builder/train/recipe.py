@@ -9,17 +9,11 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from ..config import Name, StrictModel, Text, load
+from .augment_settings import Augment, Mix
 from .optim_settings import Clip, Ema, Optimizer
 from .schedule import Schedule
 
 Channel = Annotated[float, Field(ge=0, le=1)]
-
-
-class Augment(StrictModel):
-    """Random changes of the training images, drawn anew for each image and epoch."""
-
-    horizontal_flip: bool = Field(False, description="mirror every second image")
-    crop_padding: int = Field(0, ge=0, le=1000, description="px of black border, of which a random window is kept")
 
 
 class Normalize(StrictModel):
@@ -53,6 +47,14 @@ class Recipe(StrictModel):
     ema: Ema | None = Field(None, description="an average of the weights, which is then what is kept")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     augment: Augment = Field(Augment(), description="random changes of the training images")
+    mix: Mix | None = Field(None, description="mixtures of two images and their labels")
+    eval_crop: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the stored image's side that evaluation keeps, from its centre; training too, unless it "
+        "has random_resized_crop",
+    )
     normalize: Normalize | None = Field(None, description="mean and std; measured on the training images if left out")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for validation")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of split, order, augmentation, weights and dropout")

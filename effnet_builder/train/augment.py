@@ -37,8 +37,8 @@ class InputPath:
     def train(self, images: Tensor, index: Tensor, epoch: int, draws: Draws) -> Tensor:
         """Images with these indices (N,) in the data set as an epoch shows them, changed by `draws`.
 
-        An image depends on its own index and rows of the draws, not on those beside it; only random_resized_crop
-        multiplies matrices, whose last bits may. Does not wait for the device.
+        An image depends on its own index and row of the draws, not on those beside it; only on a GPU the last bits of
+        a random_resized_crop may, by a matrix product. Does not wait for the device.
         """
         augment = self.augment
         if augment.random_resized_crop is not None:
@@ -79,7 +79,8 @@ class InputPath:
     def _normalized(self, x: Tensor) -> Tensor:
         scale = tuple(1 / (255 * std) for std in self.normalize.std)
         shift = tuple(-mean / std for mean, std in zip(self.normalize.mean, self.normalize.std, strict=True))
-        return (x * _per_channel(scale, x.device)).add_(_per_channel(shift, x.device))
+        x = x.to(torch.float32, copy=True)
+        return x.mul_(_per_channel(scale, x.device)).add_(_per_channel(shift, x.device))
 
 
 @cache  # copied to the device once, not for every batch
@@ -88,18 +89,18 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 
 
 def erase(x: Tensor, erasing: Erasing, draws: Draws) -> Tensor:
-    """Normalized images with a rectangle of zeros, or of noise, in some of them."""
+    """Normalized images, in place, with a rectangle of zeros or of noise in some of them."""
     boxes = erasing_boxes(x.shape[-2:], erasing, draws)
     mask = box_mask(send(boxes, x.device), x.shape[-2:])
     if erasing.value == "zero":
-        return x.masked_fill(mask, 0)
+        return x.masked_fill_(mask, 0)
     return torch.where(mask, hashed_normal(draws.integers(0, 2**31), *x.shape[1:]), x)
 
 
 def cut_out(x: Tensor, cutout: Cutout, draws: Draws) -> Tensor:
-    """Normalized images with a square of zeros in some of them."""
+    """Normalized images, in place, with a square of zeros in some of them."""
     boxes = cutout_boxes(x.shape[-2:], cutout, draws)
-    return x.masked_fill(box_mask(send(boxes, x.device), x.shape[-2:]), 0)
+    return x.masked_fill_(box_mask(send(boxes, x.device), x.shape[-2:]), 0)
 
 
 def measure(data: ImageSet) -> Normalize:

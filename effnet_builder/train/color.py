@@ -34,11 +34,11 @@ def sharpness(x: Tensor, factor: Tensor) -> Tensor:
     """From smooth (0) to the image (1) and beyond, but for the pixels at the edge; images of 2 px stay as they are."""
     if min(x.shape[-2:]) <= 2:
         return x
-    inner = x[..., 1:-1, 1:-1]
     pixels = x.float()
-    columns = pixels[..., :-2, :] + pixels[..., 1:-1, :] + pixels[..., 2:, :]
-    around = columns[..., :-2] + columns[..., 1:-1] + columns[..., 2:]
-    smooth = ((around + 4 * pixels[..., 1:-1, 1:-1]) / 13).round_()  # weights 1, in the centre 5
+    inner = pixels[..., 1:-1, 1:-1]
+    columns = (pixels[..., :-2, :] + pixels[..., 1:-1, :]).add_(pixels[..., 2:, :])
+    around = (columns[..., :-2] + columns[..., 1:-1]).add_(columns[..., 2:])
+    smooth = around.add_(inner, alpha=4).div_(13).round_()  # weights 1, in the centre 5
     sharpened = x.clone()
     sharpened[..., 1:-1, 1:-1] = _blend(inner, smooth, factor)
     return sharpened
@@ -46,8 +46,7 @@ def sharpness(x: Tensor, factor: Tensor) -> Tensor:
 
 def posterize(x: Tensor, bits: Tensor) -> Tensor:
     """The upper `bits` (0 to 8) of each level."""
-    step = 2 ** (8 - bits.int())
-    return (x - x % step).to(torch.uint8)
+    return x & (256 - 2 ** (8 - bits)).to(torch.uint8)
 
 
 def solarize(x: Tensor, threshold: Tensor) -> Tensor:
@@ -62,14 +61,14 @@ def autocontrast(x: Tensor) -> Tensor:
     flat = span == 0
     low = torch.where(flat, 0, low)
     scale = torch.where(flat, 1, span * (1 / _MAX))
-    return ((x - low) / scale).clamp_(0, _MAX).to(torch.uint8)
+    return (x - low).div_(scale).clamp_(0, _MAX).to(torch.uint8)
 
 
 def equalize(x: Tensor) -> Tensor:
     """Each channel with an even histogram, by Pillow's rule; one with too few levels to spread stays as it is."""
     levels = x.flatten(2).long()
     histogram = torch.zeros(*levels.shape[:2], _MAX + 1, dtype=torch.int32, device=x.device)
-    histogram.scatter_add_(2, levels, torch.ones_like(levels, dtype=torch.int32))
+    histogram.scatter_add_(2, levels, histogram.new_ones(()).expand_as(levels))
     brightest = histogram.gather(2, levels.amax(2, keepdim=True))
     step = (levels.shape[2] - brightest) // _MAX
     below = histogram.cumsum(2) - histogram
@@ -85,10 +84,10 @@ def invert(x: Tensor) -> Tensor:
 
 def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     """From `other` (0) to the image (1) and beyond."""
-    return ((x - other) * factor + other).clamp_(0, _MAX).to(torch.uint8)
+    return (x - other).mul_(factor).add_(other).clamp_(0, _MAX).to(torch.uint8)
 
 
 def _luma(x: Tensor) -> Tensor:
     """Whole levels of grey (N, 1, H, W) as floats, with torchvision's weights."""
     red, green, blue = x.unbind(1)
-    return (red * 0.2989 + green * 0.587 + blue * 0.114).floor_()[:, None]
+    return (red * 0.2989).add_(green * 0.587).add_(blue * 0.114).floor_()[:, None]

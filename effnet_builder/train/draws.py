@@ -70,9 +70,12 @@ def send(made: Tensor, device: torch.device) -> Tensor:
 
 def hashed(x: Tensor) -> Tensor:
     """32 mixed bits of each int32, the same on every device (the last step of MurmurHash3, Appleby 2011)."""
-    x = (x ^ (x >> 16 & 0xFFFF)) * -0x7A143595
-    x = (x ^ (x >> 13 & 0x7FFFF)) * -0x3D4D51CB
-    return x ^ (x >> 16 & 0xFFFF)
+    return _folded(_folded(_folded(x, 16).mul_(-0x7A143595), 13).mul_(-0x3D4D51CB), 16)
+
+
+def _folded(x: Tensor, shift: int) -> Tensor:
+    """Xor with its upper bits, shifted down."""
+    return (x >> shift).bitwise_and_(2 ** (32 - shift) - 1).bitwise_xor_(x)  # `>>` keeps the sign
 
 
 def hashed_normal(seeds: Tensor, *shape: int) -> Tensor:
@@ -82,6 +85,6 @@ def hashed_normal(seeds: Tensor, *shape: int) -> Tensor:
     """
     place = torch.arange(math.prod(shape), dtype=torch.int32, device=seeds.device)
     bits = hashed(hashed(place) ^ seeds.to(torch.int32)[:, None])
-    uniform = ((bits >> 9 & 0x7FFFFF).float() + 0.5) / 2**23  # never 0 or 1
-    normal: Tensor = torch.special.ndtri(uniform)
-    return normal.view(-1, *shape)
+    uniform = bits.bitwise_and_(0x7FFFFF).float().add_(0.5).div_(2**23)  # never 0 or 1
+    torch.special.ndtri(uniform, out=uniform)
+    return uniform.view(-1, *shape)

@@ -50,7 +50,18 @@ def random_window(x: Tensor, padding: int, mode: Literal["constant", "reflect"],
 
 
 def crop_resize(x: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """The box (N, 4) of each image as floats (N, C, size, size): bilinear, antialiased as Pillow's where it shrinks.
+    """The box (N, 4, on the CPU) of each image as floats (N, C, size, size): bilinear, antialiased if it shrinks."""
+    if x.is_cpu:
+        cut = [
+            x[i : i + 1, :, top : top + tall, left : left + wide]
+            for i, (top, left, tall, wide) in enumerate(boxes.tolist())
+        ]
+        return torch.cat([F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True) for part in cut])
+    return crop_resize_together(x, boxes, size)
+
+
+def crop_resize_together(x: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """`crop_resize` of all images with two matrix products: few launches for a GPU, much arithmetic for a CPU.
 
     A pixel is the mean of those of the box around it, weighted by a triangle that is as wide as the scale demands.
     """
@@ -72,12 +83,13 @@ def affine(x: Tensor, matrices: Tensor, interpolation: Literal["nearest", "bilin
     height, width = x.shape[-2:]
     right = torch.arange(width, device=x.device) - (width - 1) / 2
     down = (torch.arange(height, device=x.device) - (height - 1) / 2)[:, None]
-    # No matrix product: an image must not depend on those beside it, and these round alike everywhere.
+    # No matrix product, of which the last bits of an image may depend on those beside it.
     a, b, c, d, e, f = matrices.reshape(-1, 6, 1, 1).unbind(1)
-    grid = torch.stack([(a * right + b * down + c) * (2 / width), (d * right + e * down + f) * (2 / height)], -1)
+    across, along = (a * right + c) + b * down, (d * right + f) + e * down
+    grid = torch.stack([across.mul_(2 / width), along.mul_(2 / height)], -1)
     # Outside grid_sample takes zeros, so that zero has to be the fill.
-    warped = F.grid_sample(x.float() - fill, grid, mode=interpolation, padding_mode="zeros", align_corners=False)
-    return (warped + fill).round().to(torch.uint8)
+    warped = F.grid_sample(x - float(fill), grid, mode=interpolation, padding_mode="zeros", align_corners=False)
+    return warped.add_(fill).round_().to(torch.uint8)
 
 
 def _reflected(side: int, padding: int, device: torch.device) -> Tensor:

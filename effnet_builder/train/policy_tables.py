@@ -36,7 +36,7 @@ def _table(levels: int, shear: float, shift: tuple[float, float], degrees: float
     ends = [0, shear, shear, *shift, degrees, enhance, enhance, enhance, enhance]
     rising = [torch.linspace(0, end, levels) for end in ends]
     posterize = (8 - torch.arange(levels) / ((levels - 1) / bits)).round()
-    solarize = 255 * torch.linspace(1, 0, levels)
+    solarize = torch.linspace(255, 0, levels)
     return torch.stack([*rising, posterize, solarize, *torch.zeros(3, levels)]).double()
 
 

@@ -28,9 +28,9 @@ def finish(run: Run, state: State, job: Job, material: Material, order: Order, s
     """Test what is kept, and write weights, result and report. Raises Stopped, OSError."""
     recipe, dataset = job.recipe, material.dataset
     kept, epoch = _kept(run, state, job)
+    how = job.evaluation
     if recipe.norm_images is not None:
-        recompute_norm_statistics(kept, norm_batches(job.train, job, recipe.norm_images))
-    how = evaluation(job)
+        recompute_norm_statistics(kept, norm_batches(job.train, how, recipe.seed, recipe.norm_images))
     test = Loader(dataset.test, job.device, order.workers)
     predictions = predict(kept, test, how, stop)
     metrics = measure(predictions, job.num_classes)
@@ -46,20 +46,12 @@ def finish(run: Run, state: State, job: Job, material: Material, order: Order, s
     run.write_json("result.json", result | environment(job.device, job.processes.count))
 
 
-def evaluation(job: Job) -> Evaluation:
-    """How a job's network is evaluated."""
-    recipe = job.recipe
-    inputs = job.stage(recipe.epochs - 1).inputs
-    return Evaluation(inputs, recipe.batch_size, recipe.precision, recipe.channels_last, processes=job.processes)
-
-
-def norm_batches(loader: Loader, job: Job, count: int) -> Iterator[Tensor]:
-    """Training images as a network sees them that is not trained: those of the first epoch's first batches."""
-    batches = epoch_batches(job.recipe.seed, 0, len(loader.data), job.recipe.batch_size)
-    inputs = evaluation(job).inputs
+def norm_batches(loader: Loader, how: Evaluation, seed: int, count: int) -> Iterator[Tensor]:
+    """About so many random training images, as a network sees them that is not trained."""
+    batches = epoch_batches(seed, 0, len(loader.data), how.batch_size)
     for images, _, _ in loader.batches(batches[: max(1, count // len(batches[0]))]):
-        x = inputs.evaluate(images)
-        yield x.contiguous(memory_format=torch.channels_last) if job.recipe.channels_last else x
+        x = how.inputs.evaluate(images)
+        yield x.contiguous(memory_format=torch.channels_last) if how.channels_last else x
 
 
 def _kept(run: Run, state: State, job: Job) -> tuple[nn.Module, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -59,8 +60,7 @@ class Session:
         """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
         stop = StopRequest()
         with processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
-            if not who.first:
-                sys.stdout = open("/dev/null", "w", encoding="utf-8")  # one process speaks for all
+            silence_others(who)
             run = self._own(who, owned)
             try:
                 _train(self, run, who, stop, fit_batch)
@@ -124,10 +124,10 @@ def _create(target: Path) -> Run:
 
 def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
     order, console = session.order, Console(highlight=False)
-    device = _device(order.device, who)
+    device = choose(order.device, who)
     if session.resumed:
         _as_before(run)
-    dataset = _load(session, console)
+    dataset = read_data(order, session.plan, session.recipe.eval_crop)
     material = fit_together(session.plan, session.recipe, dataset)
     _introduce(material, device, who)
     saver = RunSaver(run.checkpoints, _facts(material), echo, best=order.best, processes=who)
@@ -163,22 +163,30 @@ def _close(loggers: Iterable[Logger]) -> None:
         logger.close()
 
 
-def _device(name: str, who: Processes) -> torch.device:
-    from ..train.engine import choose_device
+def silence_others(who: Processes) -> None:
+    """Let one process speak for all."""
+    if not who.first:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
 
+
+def choose(name: str, who: Processes) -> torch.device:
+    """The device of `--device`; of several, the one of this process."""
     try:
         return choose_device(name, who.local_rank)
     except ValueError as error:
         raise fail(f"--device {name}: {error}") from None
 
 
-def _load(session: Session, console: Console) -> Dataset:
-    plan, recipe, order = session.plan, session.recipe, session.order
-    size = round(plan.resolution / recipe.eval_crop)
+def read_data(order: Order, plan: Plan, eval_crop: float) -> Dataset:
+    """The data of an order, for a network. Raises ConfigError."""
     return load_dataset(
-        order.data, channels=plan.in_channels, size=size, progress=progress(console), storage=order.storage,
+        order.data,
+        channels=plan.in_channels,
+        size=round(plan.resolution / eval_crop),
+        progress=progress(Console(highlight=False)),
+        storage=order.storage,
         on_bad=order.on_bad,
-    )  # fmt: skip
+    )
 
 
 def _introduce(material: Material, device: torch.device, who: Processes) -> None:

@@ -29,7 +29,7 @@ from .precision import autocast
 from .processes import Processes
 from .recipe import Normalize, Recipe
 from .schedule import factor
-from .stages import Stage, stage_of
+from .stages import Stage, evaluation, stage_of
 from .state import Clock, Counters, State
 from .norms import NormStatistics
 from .stopping import Stopped, StopRequest
@@ -57,6 +57,11 @@ class Job:
     def steps_per_epoch(self) -> int:
         """Optimizer steps of an epoch."""
         return steps_per_epoch(len(self.train.data), self.recipe.batch_size)
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """How the network is evaluated."""
+        return evaluation(self.recipe, self.resolution, self.normalize, self.processes)
 
     def stage(self, epoch: int) -> Stage:
         """How images look in an epoch, counted from 0."""
@@ -219,10 +224,7 @@ def backward(state: State, job: Job, stage: Stage, batch: _Batch, part: slice, n
 def end_epoch(state: State, job: Job, stop: StopRequest) -> None:
     """Validate, and write the epoch into the history. Raises Stopped."""
     start = time.perf_counter()
-    inputs = job.stage(job.recipe.epochs - 1).inputs  # whatever the size in training, validation has the last one
-    how = Evaluation(
-        inputs, job.recipe.batch_size, job.recipe.precision, job.recipe.channels_last, processes=job.processes
-    )
+    how = job.evaluation
     raw = measure(predict(state.model, job.valid, how, stop), job.num_classes)
     average = None
     if state.average is not None:

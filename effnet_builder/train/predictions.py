@@ -63,23 +63,33 @@ def predict(model: nn.Module, loader: Loader, how: Evaluation, stop: StopRequest
             item = next(loaded, None)
             if item is not None:
                 images, labels, _ = item
-                x = how.inputs.evaluate(images)
-                if how.channels_last:
-                    x = x.contiguous(memory_format=torch.channels_last)
-                with autocast(how.precision, device):
-                    logits = averaged_logits(model, x, how.views)
-                found.append(predict_batch(logits, labels))
+                found.append(predict_batch(infer(model, images, how), labels))
     finally:
         loaded.close()
     return _assembled(found, mine, len(loader.data), device, processes)
 
 
-def predict_batch(logits: Tensor, labels: Tensor) -> Predictions:
-    """The entries of a batch of logits (N, classes), where the logits are; computed in float32 or better."""
+@torch.no_grad()
+def infer(model: nn.Module, images: Tensor, how: Evaluation) -> Tensor:
+    """Logits (N, classes) for stored images, uint8 (N, C, H, W) on the model's device."""
+    x = how.inputs.evaluate(images)
+    if how.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with autocast(how.precision, images.device):
+        return averaged_logits(model, x, how.views)
+
+
+def rank(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes by falling probability, at most five, and these; computed in float32 or better."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     probabilities, top = logits.softmax(1).topk(min(TOP, logits.shape[1]), dim=1)
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    return Predictions(labels, losses.float(), top, probabilities.float())
+    return top, probabilities.float()
+
+
+def predict_batch(logits: Tensor, labels: Tensor) -> Predictions:
+    """The entries of a batch of logits (N, classes), where the logits are; computed in float32 or better."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return Predictions(labels, F.cross_entropy(wide, labels, reduction="none").float(), *rank(logits))
 
 
 def _assembled(

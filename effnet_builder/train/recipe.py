@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..config import Name, StrictModel, Text, load
-from .augment_settings import Augment, Mix
+from .augment_settings import Augment, Mix, RandAugment
 from .optim_settings import Clip, Distill, Ema, Optimizer, Precision
 from .schedule import Schedule, endless_climb
 
@@ -48,7 +48,7 @@ class Progressive(StrictModel):
 
     stages: int = Field(ge=2, le=100, description="parts of the run, of equally many epochs")
     resolution: float = Field(gt=0, le=1, description="image size of the first stage, as a share of the network's")
-    magnitude: float | None = Field(None, ge=0, le=30, description="of rand_augment in the first stage")
+    magnitude: int | None = Field(None, ge=0, le=30, description="of rand_augment in the first stage")
     mixup: float | None = Field(None, ge=0, le=10, description="alpha of mixup in the first stage; 0 for none")
     dropout: float | None = Field(None, ge=0, lt=1, description="in the first stage")
 
@@ -67,6 +67,14 @@ class Recipe(StrictModel):
     ema: Ema | None = Field(None, description="an average of the weights, which is then what is kept")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     augment: Augment = Field(Augment(), description="random changes of the training images")
+    mix: Mix | None = Field(None, description="mixtures of two images and their labels")
+    eval_crop: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of the stored image's side that evaluation keeps, from its centre; training too, unless it "
+        "has random_resized_crop",
+    )
     progressive: Progressive | None = Field(None, description="stages of growing images and regularization")
     dropout: float | None = Field(None, ge=0, lt=1, description="before the classifier, instead of the spec's")
     drop_path_rate: float | None = Field(None, ge=0, lt=1, description="of the last block, instead of the spec's")
@@ -94,21 +102,24 @@ class Recipe(StrictModel):
         description="steps in a row without a finite loss and gradient, after which the run goes back to its last "
         "checkpoint, once; such steps change nothing",
     )
-    mix: Mix | None = Field(None, description="mixtures of two images and their labels")
-    eval_crop: float = Field(
-        1.0,
-        gt=0,
-        le=1,
-        description="share of the stored image's side that evaluation keeps, from its centre; training too, unless it "
-        "has random_resized_crop",
-    )
     normalize: Normalize | None = Field(None, description="mean and std; measured on the training images if left out")
     valid_fraction: float = Field(0.1, gt=0, lt=1, description="share of the training images held out for validation")
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of split, order, augmentation, weights and dropout")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A warm-up that the run ends in."""
+        """A warm-up that the run ends in, and what would grow in stages but has no end."""
         yield from ((f"schedule.{name}", reason) for name, reason in endless_climb(self.schedule, self.epochs))
+        grow, policy = self.progressive, self.augment.policy
+        if grow is None:
+            return
+        if grow.stages > self.epochs:
+            yield "progressive.stages", f"{grow.stages} stages do not fit into {self.epochs} epochs"
+        if grow.magnitude is not None and not isinstance(policy, RandAugment):
+            yield "progressive.magnitude", "has no effect without augment.policy of type rand_augment"
+        if grow.mixup is not None and (self.mix is None or self.mix.mixup is None):
+            yield "progressive.mixup", "has no effect without mix.mixup"
+        if grow.dropout is not None and self.dropout is None:
+            yield "progressive.dropout", "has no end to grow to without dropout"
 
 
 def load_recipe(source: str | os.PathLike[str], overrides: Mapping[str, object] | None = None) -> Recipe:

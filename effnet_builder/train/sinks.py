@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import ConfigError, Problem, write_whole
-from .loggers import EpochMetrics
+from .loggers import EpochMetrics, StepMetrics
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 # Two equal runs differ in these alone.
 _TIMING = frozenset({"seconds", "images_per_second", "wait_share"})
-
-
-@dataclass(frozen=True)
-class StepMetrics:
-    """What an optimizer step came to; steps and epochs are counted from 1, `steps` are those of an epoch.
-
-    `skipped` counts the steps of the run so far that changed nothing because a gradient was not finite; `wait_share` is
-    the share of the time spent waiting for images, from 0 to 1.
-    """
-
-    step: int
-    epoch: int
-    steps: int
-    loss: float
-    lr: float
-    grad_norm: float | None
-    skipped: int
-    images_per_second: float
-    wait_share: float
 
 
 class JsonlLogger:
@@ -50,13 +31,18 @@ class JsonlLogger:
 
     def step(self, metrics: StepMetrics) -> None:
         """Append the line of a step. Raises OSError."""
-        data = asdict(metrics)
-        del data["steps"]
-        self._append("step", data)
+        self._append("step", asdict(metrics))
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """Append the line of an epoch. Raises OSError."""
         self._append("epoch", asdict(metrics))
+
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing is written for a step that is not reported."""
+
+    def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
+        """Keep what was known after this step, and of these epochs."""
+        self.trim(step, len(history))
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -164,7 +150,7 @@ class WandbLogger:
 
 
 def _step_scalars(metrics: StepMetrics) -> dict[str, float]:
-    return _scalars("step", metrics, ("step", "epoch", "steps"))
+    return _scalars("step", metrics, ("step", "epoch"))
 
 
 def _epoch_scalars(metrics: EpochMetrics) -> dict[str, float]:

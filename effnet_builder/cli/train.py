@@ -108,7 +108,7 @@ def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: to
     from ..train.engine import Diverged, fit
 
     _check_memory(plan, free_memory())
-    train, valid = split(dataset.train.to(device), recipe.valid_fraction, recipe.seed)
+    train, valid = split(dataset.train, recipe.valid_fraction, recipe.seed)
     normalize = _normalization(recipe, plan.in_channels) or measure(train)
     torch.manual_seed(recipe.seed)
     model = Network(plan).to(device)
@@ -156,7 +156,7 @@ def _train(plan: Plan, source: str, recipe: Recipe, data: str, folder: Path, dev
     console = Console(highlight=False)
     dataset = load_dataset(data, channels=plan.in_channels, size=plan.resolution, progress=_progress(console))
     plan = _with_classes(plan, dataset)
-    train, valid = split(dataset.train.to(device), recipe.valid_fraction, recipe.seed)
+    train, valid = split(dataset.train, recipe.valid_fraction, recipe.seed)
     normalize = _normalization(recipe, plan.in_channels) or measure(train)
     recipe = recipe.vary({"normalize": normalize})
     plan = resolve(plan.spec.vary({"normalization": {"mean": normalize.mean, "std": normalize.std}}))
@@ -178,7 +178,7 @@ def _train(plan: Plan, source: str, recipe: Recipe, data: str, folder: Path, dev
     loggers: list[Logger] = [progress, CsvLogger(folder / "metrics.csv")]
     inputs = InputPath(plan.resolution, normalize, recipe.augment)
     try:
-        kept, result = _fit_and_test(model, plan, (train, valid, dataset.test.to(device)), recipe, inputs, loggers)
+        kept, result = _fit_and_test(model, plan, (train, valid, dataset.test), recipe, inputs, loggers)
     finally:
         progress.close()
     if recipe.ema is not None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data import ImageSet
+from .loading import Loader
 from .recipe import Augment, Normalize
 
 
@@ -34,11 +35,6 @@ class InputPath:
             x = random_crop(x, self.augment.crop_padding, generator)
         return (x - _per_channel(self.normalize.mean, x.device)) / _per_channel(self.normalize.std, x.device)
 
-    def batch(self, data: ImageSet, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The images with these indices, as a batch for the network, and their labels."""
-        index = index.to(data.labels.device)
-        return self(data.images[index], generator), data.labels[index]
-
 
 @cache  # copied to the device once, not for every batch
 def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
@@ -58,11 +54,13 @@ def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
 
 def measure(data: ImageSet) -> Normalize:
     """Mean and standard deviation of each channel over all images; 1 where a channel is constant."""
-    sums = torch.zeros(2, data.images.shape[1], dtype=torch.float64)
-    for chunk in data.images.split(1024):
-        x = chunk.double().div_(255)
-        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]).cpu()
-    mean, square = sums / (data.images.numel() / data.images.shape[1])
+    _, channels, height, width = data.pixels.shape
+    sums = torch.zeros(2, channels, dtype=torch.float64)
+    batches = torch.arange(len(data)).split(256)
+    for images, _, _ in Loader(data, torch.device("cpu")).batches(batches):
+        x = images.double().div_(255)
+        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+    mean, square = sums / (len(data) * height * width)
     std = (square - mean**2).clamp(min=0).sqrt()
     std = torch.where(std < 1e-6, torch.ones_like(std), std)
     return Normalize(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

@@ -15,6 +15,7 @@ from torch import nn
 from .augment import InputPath
 from .data import ImageSet
 from .ema import EmaModel
+from .loading import Loader
 from .loggers import EpochMetrics, Logger
 from .optim import build_optimizer, clip_gradients, set_lr
 from .recipe import Recipe
@@ -87,12 +88,13 @@ def train_one_epoch(
 ) -> Score:
     """One pass in random order; the score is of the batches as they were trained on."""
     model.train()
-    tally = _Tally(data.labels.device)
+    device = _device_of(model)
+    tally = _Tally(device)
     batches = epoch_batches(recipe, epoch, len(data))
-    for i, index in enumerate(batches):
+    for i, (raw, labels, _) in enumerate(Loader(data, device).batches(batches)):
         step = epoch * len(batches) + i
         torch.manual_seed(_random_seed(recipe.seed, "step", step))  # of augmentation, dropout and drop-path
-        images, labels = inputs.batch(data, index, torch.default_generator)
+        images = inputs(raw, torch.default_generator)
         total = len(batches) * recipe.epochs
         set_lr(optimizer, factor(recipe.schedule, step, steps_per_epoch=len(batches), total_steps=total))
         logits = model(images)
@@ -114,12 +116,16 @@ def train_one_epoch(
 def evaluate(model: nn.Module, data: ImageSet, batch_size: int, inputs: InputPath) -> Score:
     """The score on every image of a set, each counted once, without augmentation."""
     model.eval()
-    tally = _Tally(data.labels.device)
-    for index in torch.arange(len(data)).split(batch_size):
-        images, labels = inputs.batch(data, index)
-        logits = model(images)
+    device = _device_of(model)
+    tally = _Tally(device)
+    for images, labels, _ in Loader(data, device).batches(torch.arange(len(data)).split(batch_size)):
+        logits = model(inputs(images))
         tally.add(logits, labels, F.cross_entropy(logits, labels))
     return tally.score()
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
 
 
 def choose_device(name: str) -> torch.device:

@@ -51,7 +51,7 @@ def fit_together(plan: Plan, recipe: Recipe, dataset: Dataset) -> Material:
     Raises ConfigError.
     """
     from ..train.data import split
-    from ..train.normalization import measure_normalization
+    from ..train.augment import measure_normalization
 
     train, valid = split(dataset.train, recipe.valid_fraction, recipe.seed)
     normalize = given_normalization(recipe, plan.in_channels) or measure_normalization(train)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Sequence
@@ -90,7 +89,7 @@ def _train_and_rank(
     made_for = {
         "spec": spec.to_yaml(),
         "recipe": recipe.to_yaml(),
-        "data": f"{dataset.name}, {_digest(dataset)}",
+        "data": f"{dataset.name}, {dataset.fingerprint}",
         "grid": "\n".join(f"{one}: {one.params} params, {one.macs} MACs" for one in grid.candidates),
     }
     shared = SharedStudy(open_study(storage, name, made_for), grid.candidates, echo)
@@ -115,15 +114,6 @@ def _grid_and_data(spec: ArchSpec, rule: tuple[float, float], data: str) -> tupl
         spec = spec.vary({"head.num_classes": len(dataset.classes)})
         grid = candidates(spec, step=step, tolerance=tolerance)
     return grid, dataset
-
-
-def _digest(dataset: Dataset) -> str:
-    """A name for the training images themselves, wherever they lie on this machine."""
-    digest = hashlib.blake2b(repr(dataset.classes).encode(), digest_size=8)
-    for tensor in (dataset.train.images, dataset.train.labels):
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
 
 
 def _grid_table(spec: ArchSpec, grid: Grid) -> str:

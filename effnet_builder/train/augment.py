@@ -13,6 +13,7 @@ from .boxes import box_mask, crop_boxes, cutout_boxes, erasing_boxes
 from .data import ImageSet
 from .draws import Draws, hashed_normal, send
 from .geometry import alternating, centre_crop, crop_resize, mirror, random_window, resize
+from .loading import Loader
 from .policies import apply_policy
 from .recipe import Normalize
 
@@ -62,15 +63,6 @@ class InputPath:
             x = cut_out(x, augment.cutout, draws)
         return resize(x, self.resolution)
 
-    def batch(self, data: ImageSet, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The images with these indices, as a batch, and their labels; augmented where there is a generator."""
-        index = index.to(data.labels.device)
-        images, labels = data.images[index], data.labels[index]
-        if generator is None:
-            return self.evaluate(images), labels
-        seed = int(torch.randint(2**32, (), generator=generator).item())
-        return self.train(images, index, 0, Draws(seed, len(index), device=images.device)), labels
-
     def _central(self, images: Tensor) -> Tensor:
         """What evaluation keeps of the images, no larger than the network's input."""
         x = centre_crop(images, self.eval_crop)
@@ -103,13 +95,15 @@ def cut_out(x: Tensor, cutout: Cutout, draws: Draws) -> Tensor:
     return x.masked_fill_(box_mask(send(boxes, x.device), x.shape[-2:]), 0)
 
 
-def measure(data: ImageSet) -> Normalize:
+def measure_normalization(data: ImageSet) -> Normalize:
     """Mean and standard deviation of each channel over all images; 1 where a channel is constant."""
-    sums = torch.zeros(2, data.images.shape[1], dtype=torch.float64)
-    for chunk in data.images.split(1024):
-        x = chunk.double().div_(255)
-        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]).cpu()
-    mean, square = sums / (data.images.numel() / data.images.shape[1])
+    _, channels, height, width = data.pixels.shape
+    sums = torch.zeros(2, channels, dtype=torch.float64)
+    batches = torch.arange(len(data)).split(256)
+    for images, _, _ in Loader(data, torch.device("cpu")).batches(batches):
+        x = images.double().div_(255)
+        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+    mean, square = sums / (len(data) * height * width)
     std = (square - mean**2).clamp(min=0).sqrt()
     std = torch.where(std < 1e-6, torch.ones_like(std), std)
     return Normalize(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

@@ -50,8 +50,8 @@ def fit_together(plan: Plan, recipe: Recipe, dataset: Dataset) -> Material:
 
     Raises ConfigError.
     """
-    from ..train.data import split
     from ..train.augment import measure_normalization
+    from ..train.data import split
 
     train, valid = split(dataset.train, recipe.valid_fraction, recipe.seed)
     normalize = given_normalization(recipe, plan.in_channels) or measure_normalization(train)
@@ -73,11 +73,13 @@ def new_model(plan: Plan, recipe: Recipe, device: torch.device) -> Network:
 
     from ..models.network import Network
     from ..train.data import free_memory
+    from ..train.device import to_device
 
     _check_memory(plan, free_memory())
     torch.manual_seed(recipe.seed)
-    model = Network(plan).to(device)
-    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model  # type: ignore[call-overload,no-any-return]
+    model = Network(plan)
+    to_device(model, device, channels_last=recipe.channels_last)
+    return model
 
 
 def assemble(
@@ -100,10 +102,10 @@ def assemble(
     from ..train.loading import Loader
     from ..train.optim import build_optimizer
     from ..train.precision import gradient_scaler
-    from ..train.processes import Processes
+    from ..train.processes import ALONE
     from ..train.state import Counters, State
 
-    recipe, processes = material.recipe, processes or Processes()
+    recipe, processes = material.recipe, processes or ALONE
     count = min(recipe.batch_size, len(material.train))
     if smallest_share(count, processes.count, recipe.accumulate) < 2:
         parts = f"{processes.count} processes and {recipe.accumulate} micro-batches"

@@ -104,13 +104,14 @@ def _evaluate(
     path: Path, options: dict[str, Any], split: Split, checkpoint: str, raw: bool, views: Any, norm_images: int | None,
     batch_size: int | None, output_format: Format,
 ) -> None:  # fmt: skip
+    from ..train.device import to_device
     from ..train.loading import Loader
     from ..train.metrics import measure
     from ..train.predictions import predict
     from ..train.processes import processes
     from .order import Order
     from .session import choose, read_data, silence_others
-    from .trained import how_to_evaluate, load_trained, to_device
+    from .trained import how_to_evaluate, load_trained
 
     trained = load_trained(path, checkpoint, raw=raw)
     if trained.order is None and options["data"] is None:
@@ -121,7 +122,7 @@ def _evaluate(
         how = replace(how_to_evaluate(trained, batch_size), views=views, processes=who)
         where = choose(order.device, who)
         model = to_device(trained.model, where, channels_last=how.channels_last)
-        dataset = read_data(order, trained.plan, how.inputs.eval_crop)
+        dataset = read_data(order, trained.plan, how.inputs.eval_crop, where)
         check_classes(trained, dataset, order.data)
         images = _images(trained, dataset, split)
         if norm_images is not None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +14,9 @@ from .console import VERSION_OPTION, application, echo, reporting, run
 from .evaluate import CHECKPOINT_OPTION, RAW_OPTION, TRAINED_ARGUMENT, Format, ViewsChoice
 from .predictions_table import prediction_rows, predictions_table
 from .train_options import DeviceOption
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 app = application()
 
@@ -29,7 +33,9 @@ def predict_arch(
         typer.Option(help="Average the outputs over mirror images (flip), and over shifts by a pixel (flip-shift)."),
     ] = ViewsChoice.none,
     device: DeviceOption = None,
-    output_format: Annotated[Format, typer.Option("--format", help="text, or json with a row for each image.")] = Format.text,
+    output_format: Annotated[
+        Format, typer.Option("--format", help="text, or json with a row for each image.")
+    ] = Format.text,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Print class names and probabilities for images.
@@ -41,27 +47,18 @@ def predict_arch(
     with reporting("nothing was predicted."):
         from dataclasses import replace
 
-        from ..train.folders import read_square
-        from ..train.images import with_channels
+        from ..train.device import to_device
         from ..train.predictions import infer, rank
-        from ..train.processes import Processes
+        from ..train.processes import ALONE
         from .session import choose
-        from .trained import how_to_evaluate, load_trained, to_device
+        from .trained import how_to_evaluate, load_trained
 
         found = load_trained(trained, checkpoint, raw=raw)
         how = replace(how_to_evaluate(found), views=views.value)
-        where = choose((device and device.value) or "auto", Processes())
+        where = choose((device and device.value) or "auto", ALONE)
         model = to_device(found.model, where, channels_last=how.channels_last)
-        pixels = []
         size = round(how.inputs.resolution / how.inputs.eval_crop)
-        problems = []
-        for path in images:
-            try:
-                pixels.append(with_channels(read_square(path, found.plan.in_channels, size), found.plan.in_channels))
-            except (OSError, ValueError, SyntaxError) as error:
-                problems.append(Problem(f"not a readable image: {error}", mark=Mark(str(path))))
-        if problems:
-            raise ConfigError(problems)
+        pixels = read_images(images, found.plan.in_channels, size)
         said = [rank(infer(model, one.to(where), how)) for one in pixels]
         indices = [classes[0, :top].tolist() for classes, _ in said]
         shares = [probabilities[0, :top].tolist() for _, probabilities in said]
@@ -76,3 +73,25 @@ def predict_arch(
 def main() -> None:
     """Entry point of `predict-arch`."""
     run(app, "predict-arch")
+
+
+def read_images(paths: Sequence[Path], channels: int, size: int) -> list[Tensor]:
+    """Image files as uint8 (1, C, S, S), S at most `size` px. Raises ConfigError with all that cannot be read."""
+    import numpy as np
+    import torch
+
+    from ..train.encoded import decode, encoded_files, short_side, why
+
+    pixels, problems = [], []
+    for path in paths:
+        files = encoded_files("", [str(path)])
+        try:
+            side = min(size, short_side(files, 0))
+            image = np.empty((channels, side, side), np.uint8)
+            decode(files.content(0), image)
+            pixels.append(torch.from_numpy(image)[None])
+        except Exception as error:  # of any kind: image files are anybody's
+            problems.append(Problem(why(error), mark=Mark(str(path))))
+    if problems:
+        raise ConfigError(problems)
+    return pixels

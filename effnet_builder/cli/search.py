@@ -14,8 +14,9 @@ from ..arch.spec import ArchSpec
 from ..arch.summary import align, si
 from ..config import ConfigError, Mark, Problem, write_whole
 from ..train.recipe import Recipe
+from .compose import validation_accuracy
 from .console import EXIT_FAILURE, echo, fail
-from .train import EXIT_INTERRUPTED, EXIT_TERMINATED, choose_recipe, validation_accuracy
+from .train import choose_recipe, recipe_changes
 
 if TYPE_CHECKING:
     from ..search import Trained
@@ -53,16 +54,18 @@ def search_train(
     storage = study or str(Path("runs") / f"{name}.study")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _train_and_rank(spec, (step, tolerance), data, choose_recipe(recipe, data, epochs), storage, name, device)
+        _train_and_rank(
+            spec, (step, tolerance), data, choose_recipe(recipe, data, recipe_changes(epochs)), storage, name, device
+        )
     except OSError as error:
         raise fail(f"{error}; {_KEPT}", EXIT_FAILURE) from None
     except KeyboardInterrupt:
-        raise fail(f"interrupted; {_KEPT}", EXIT_INTERRUPTED) from None
+        raise fail(f"interrupted; {_KEPT}", 128 + signal.SIGINT) from None
 
 
 def _terminate(*_: object) -> None:
     # Not typer.Exit: the signal may arrive inside a library, and some catch every Exception.
-    raise SystemExit(fail(f"terminated; {_KEPT}", EXIT_TERMINATED).exit_code)
+    raise SystemExit(fail(f"terminated; {_KEPT}", 128 + signal.SIGTERM).exit_code)
 
 
 def _train_and_rank(
@@ -74,7 +77,7 @@ def _train_and_rank(
     name: str,
     device_name: str,
 ) -> None:
-    from ..train.engine import choose_device
+    from ..train.device import choose_device
 
     try:
         from ..search import SharedStudy, open_study, shown

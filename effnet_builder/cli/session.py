@@ -20,8 +20,9 @@ from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import totals_line
 from ..config import ConfigError, Mark, Node, Problem
-from ..train.data import Dataset, load_dataset
-from ..train.engine import Diverged, Job, fit
+from ..train.data import Dataset, load_dataset, place
+from ..train.device import choose_device
+from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe, load_recipe
@@ -30,10 +31,11 @@ from ..train.saving import NothingKept, RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.state import State
 from ..train.stopping import Stopped, StopRequest
+from ..train.storage import OnBad, Storage
 from .compose import Material, assemble, fit_together, new_model, out_of_memory
 from .console import EXIT_FAILURE, echo, fail
 from .finish import finish
-from .order import Order, environment, record, recorded_order
+from .order import Order, record, recorded_order
 from .teaching import load_teacher
 
 if TYPE_CHECKING:
@@ -127,7 +129,7 @@ def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_ba
     device = choose(order.device, who)
     if session.resumed:
         _as_before(run)
-    dataset = read_data(order, session.plan, session.recipe.eval_crop)
+    dataset = read_data(order, session.plan, session.recipe.eval_crop, device)
     material = fit_together(session.plan, session.recipe, dataset)
     _introduce(material, device, who)
     saver = RunSaver(run.checkpoints, _facts(material), echo, best=order.best, processes=who)
@@ -177,28 +179,34 @@ def choose(name: str, who: Processes) -> torch.device:
         raise fail(f"--device {name}: {error}") from None
 
 
-def read_data(order: Order, plan: Plan, eval_crop: float) -> Dataset:
-    """The data of an order, for a network. Raises ConfigError."""
-    return load_dataset(
+def read_data(order: Order, plan: Plan, eval_crop: float, device: torch.device) -> Dataset:
+    """The data of an order, for a network, on the device where they fit. Raises ConfigError."""
+    dataset = load_dataset(
         order.data,
         channels=plan.in_channels,
         size=round(plan.resolution / eval_crop),
         progress=progress(Console(highlight=False)),
         storage=order.storage,
-        on_bad=order.on_bad,
+        on_bad=OnBad(order.on_bad),
     )
+    if device.type == "cuda":
+        dataset = place(dataset, device, torch.cuda.mem_get_info(device)[0], Storage(order.storage))
+    return dataset
 
 
 def _introduce(material: Material, device: torch.device, who: Processes) -> None:
     """What is trained, on what, how and where."""
     plan, recipe, dataset = material.plan, material.recipe, material.dataset
     echo(totals_line(plan, analyze(plan)))
-    counts = f"{len(material.train):,} images to train, {len(material.valid):,} to validate, {len(dataset.test):,} to test"
+    counts = (
+        f"{len(material.train):,} images to train, {len(material.valid):,} to validate, {len(dataset.test):,} to test"
+    )
     echo(f"{dataset.name}: {counts}")
     if dataset.ignored:
         echo(f"{dataset.ignored:,} files are left out: their names are not those of images", err=True)
     for note in dataset.notes:
         echo(note, err=True)
+    echo(dataset.kept)
     many = f", in {who.count} processes" if who.count > 1 else ""
     echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}{many}")
 
@@ -237,7 +245,11 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]
     lines = []
     for name in ("spec", "recipe"):
         old, new = before[name].splitlines(), now[name].splitlines()
-        found = [line for line in difflib.unified_diff(old, new, lineterm="", n=0) if not line.startswith(("---", "+++", "@@"))]
+        found = [
+            line
+            for line in difflib.unified_diff(old, new, lineterm="", n=0)
+            if not line.startswith(("---", "+++", "@@"))
+        ]
         lines += [f"  {name}.yaml: {line}" for line in found]
     if before["data"] != now["data"]:
         lines.append(f"  the data have changed: {before['data']} -> {now['data']}")

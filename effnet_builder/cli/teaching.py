@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..config import ConfigError, Mark, Problem
+from ..train.recipe import Normalize
 from .compose import Material
 from .console import echo
 
@@ -33,4 +34,6 @@ def load_teacher(file: str | None, material: Material, device: torch.device) -> 
         message = f"takes {plan.in_channels} channels, {material.plan.name} takes {material.plan.in_channels}"
         raise ConfigError([Problem(message, mark=mark)])
     echo(f"learning from {plan.name} ({file})")
-    return Teacher(model.to(device), plan.spec.normalization or material.normalize, material.normalize)
+    said = plan.spec.normalization
+    normalize = material.normalize if said is None else Normalize(mean=said.mean, std=said.std)
+    return Teacher(model.to(device), normalize, material.normalize)

@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..config import ConfigError, Mark, Node, Problem, node_of, parse_assignments
 from ..train.recipe import Recipe, load_recipe
@@ -15,14 +14,11 @@ from .console import EXIT_FAILURE, SPEC_ARGUMENT, VERSION_OPTION, application, f
 from .order import Order
 from .schema import schema_option
 from .train_options import (
-    BadImages,
     DataOption,
-    Device,
     DeviceOption,
     EpochsOption,
     OnBadOption,
     RecipeOption,
-    Storage,
     StorageOption,
     WorkersOption,
 )
@@ -38,7 +34,9 @@ def train_arch(
     epochs: EpochsOption = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="PATH=VALUE", help="Replace a value of the recipe: batch_size=64, optimizer.lr=0.1"),
+        typer.Option(
+            "--set", metavar="PATH=VALUE", help="Replace a value of the recipe: batch_size=64, optimizer.lr=0.1"
+        ),
     ] = None,
     resolution: Annotated[float | None, typer.Option(help="Image size in px, instead of the spec's.")] = None,
     out: Annotated[
@@ -62,7 +60,8 @@ def train_arch(
         int | None, typer.Option(min=1, metavar="STEPS", help="Save also within an epoch, not only after it.")
     ] = None,
     log_every: Annotated[
-        int | None, typer.Option(min=1, metavar="STEPS", help="From one line of metrics.jsonl to the next.  [default: 20]")
+        int | None,
+        typer.Option(min=1, metavar="STEPS", help="From one line of metrics.jsonl to the next.  [default: 20]"),
     ] = None,
     best: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Keep the checkpoints of the N best epochs.  [default: 1]")
@@ -93,7 +92,7 @@ def train_arch(
             "device": device and device.value, "storage": storage and storage.value, "on_bad": on_bad and on_bad.value,
         }  # fmt: skip
         changes = recipe_changes(epochs, assignments or ())
-        from .session import Session, go_on, start
+        from .session import go_on, start
 
         try:
             if resume is not None:
@@ -134,4 +133,6 @@ def _refuse(given: list[str]) -> None:
     """Options that say again what a run knows."""
     if given:
         mark = Mark("--resume")
-        raise ConfigError([Problem(f"goes on with the network of the run; leave out {name}", mark=mark) for name in given])
+        raise ConfigError(
+            [Problem(f"goes on with the network of the run; leave out {name}", mark=mark) for name in given]
+        )

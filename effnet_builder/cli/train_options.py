@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..train.storage import OnBad, Storage
 from .console import names
 
 
@@ -16,23 +17,6 @@ class Device(str, Enum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
-
-
-class Storage(str, Enum):
-    """Where the images are while a network is trained on them."""
-
-    auto = "auto"
-    device = "device"
-    memory = "memory"
-    cache = "cache"
-    stream = "stream"
-
-
-class BadImages(str, Enum):
-    """What to do about images that cannot be read."""
-
-    error = "error"
-    skip = "skip"
 
 
 DataOption = Annotated[
@@ -70,9 +54,14 @@ StorageOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option(min=0, max=256, help="Processes that decode images that are kept nowhere.  [default: 0]", show_default=False),
+    typer.Option(
+        min=0, max=256, help="Processes that decode images that are kept nowhere.  [default: 0]", show_default=False
+    ),
 ]
 OnBadOption = Annotated[
-    BadImages | None,
-    typer.Option(help="Images that cannot be read: end with a list of them, or leave them out.  [default: error]", show_default=False),
+    OnBad | None,
+    typer.Option(
+        help="Images that cannot be read: end with a list of them, or leave them out.  [default: error]",
+        show_default=False,
+    ),
 ]

@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -72,7 +71,9 @@ def load_trained(path: Path, checkpoint: str = "kept", *, raw: bool = False) -> 
         found = _checkpoint(run, "last" if checkpoint == "kept" else checkpoint, mark)
         average = not raw and any(name.startswith("ema.") for name in found.tensors)
         prefix = "ema." if average else "model."
-        model.load_state_dict({name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)})
+        model.load_state_dict(
+            {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
+        )
         weights = f"{'the average' if average else 'the weights'} of step {found.facts['step']:,}"
     assert recipe.normalize is not None
     classes = tuple(written["data"]["classes"])
@@ -127,9 +128,3 @@ def _checkpoint(run: Run, which: str, mark: Mark) -> Checkpoint:
     there = ", ".join(map(str, reversed(steps)))
     message = f"no such checkpoint; expected kept, last, best, or one of the steps {there}"
     raise ConfigError([Problem(message, mark=Mark(f"--checkpoint {which}"))])
-
-
-def to_device(model: nn.Module, device: torch.device, *, channels_last: bool) -> nn.Module:
-    """The module where it is to run."""
-    model = model.to(device).eval()
-    return model.to(memory_format=torch.channels_last) if channels_last else model  # type: ignore[call-overload,no-any-return]

@@ -1,8 +1,9 @@
-"""Which images each step sees: a function of seed, epoch and step, cut into the shares of processes and micro-batches."""
+"""Which images each step sees: a function of seed and epoch, cut into shares of processes and micro-batches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,7 +31,7 @@ def epoch_batches(seed: int, epoch: int, count: int, batch_size: int) -> list[Te
 def shares(count: int, parts: int) -> list[slice]:
     """`count` rows as `parts` runs that differ by one row at most."""
     bounds = [count * part // parts for part in range(parts + 1)]
-    return [slice(first, last) for first, last in zip(bounds, bounds[1:], strict=False)]
+    return [slice(first, last) for first, last in pairwise(bounds)]
 
 
 def micro_batches(rows: slice, parts: int) -> Iterator[slice]:

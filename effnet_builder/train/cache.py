@@ -142,7 +142,7 @@ def _header(shape: Shape, state: str) -> bytes:
 
 
 def _write_all(file: int, data: np.ndarray, offset: int) -> None:
-    view, written = memoryview(data), 0
+    view, written = data.data, 0
     while written < len(view):
         written += os.pwrite(file, view[written:], offset + written)
 

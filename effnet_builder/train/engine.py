@@ -7,8 +7,8 @@ run that goes on from a checkpoint is, on a CPU, bit for bit the run that was ne
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,21 +17,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .batches import epoch_batches, micro_batches, shares, steps_per_epoch
-from .draws import Draws, random_seed
 from .distill import Teacher, distillation_loss
-from .predictions import Evaluation, predict
-from .loading import Loader
+from .draws import Draws, random_seed
+from .loading import Batch, Loader
 from .loggers import EpochMetrics, Logger, StepMetrics
 from .metrics import measure
 from .mixing import mix_batch
+from .norms import NormStatistics
 from .optim import clip_gradients, grad_norm, set_lr
 from .precision import autocast
-from .processes import Processes
+from .predictions import Evaluation, predict
+from .processes import ALONE, Processes
 from .recipe import Normalize, Recipe
 from .schedule import factor
 from .stages import Stage, evaluation, stage_of
-from .state import Clock, Counters, State
-from .norms import NormStatistics
+from .state import Clock, State
 from .stopping import Stopped, StopRequest
 
 
@@ -45,9 +45,9 @@ class Job:
     num_classes: int
     train: Loader
     valid: Loader
-    forward: nn.Module  # the module of the state, as it is called: compiled, shared among processes
+    forward: Callable[[Tensor], Tensor]  # the module of the state, as it is called: compiled, shared among processes
     device: torch.device
-    processes: Processes = Processes()
+    processes: Processes = ALONE
     teacher: Teacher | None = None
     loggers: Sequence[Logger] = ()
     log_every: int = 20  # steps
@@ -82,7 +82,7 @@ class Diverged(Exception):  # noqa: N818
     """Loss or gradients are no longer finite numbers."""
 
 
-class _NotFinite(Exception):
+class _NotFinite(Exception):  # noqa: N818
     """As many steps in a row were skipped as the recipe allows."""
 
 
@@ -155,7 +155,7 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
 
 @dataclass(frozen=True)
 class _Batch:
-    """This process's rows of a batch of `count` images."""
+    """The rows that a process has of a batch of `count` images."""
 
     images: Tensor
     labels: Tensor
@@ -257,7 +257,7 @@ def end_epoch(state: State, job: Job, stop: StopRequest) -> None:
         logger.epoch(metrics)
 
 
-def _timed(clock: Clock, loader: Loader, batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def _timed(clock: Clock, loader: Loader, batches: Sequence[Tensor]) -> Generator[Batch, None, None]:
     """The batches, with the time that passes from one to the next on the clock."""
     start, waited = time.perf_counter(), loader.waited
     with closing(loader.batches(batches)) as loaded:
@@ -295,11 +295,11 @@ def _step(state: State, bad: Tensor) -> bool:
     return True
 
 
-def _last_only(forward: nn.Module, last: bool) -> nullcontext[None]:
+def _last_only(forward: Callable[[Tensor], Tensor], last: bool) -> AbstractContextManager[None]:
     """Exchange gradients with the other processes for the last micro-batch only."""
     if last or not isinstance(forward, nn.parallel.DistributedDataParallel):
         return nullcontext()
-    return forward.no_sync()  # type: ignore[no-any-return]
+    return forward.no_sync()
 
 
 def _check(state: State, recipe: Recipe) -> None:
@@ -341,12 +341,3 @@ def _report(state: State, job: Job, epoch: int, norm: Tensor) -> None:
     )
     for logger in job.loggers:
         logger.step(metrics)
-
-
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`cpu`, `cuda`, or `auto`: CUDA where there is one. Raises ValueError where the wanted one is missing."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("torch finds no CUDA device here")
-    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)

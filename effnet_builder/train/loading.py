@@ -42,7 +42,7 @@ class Loader:
         self.waited = 0.0  # seconds, so far
         self._idle: list[Worker] = []
 
-    def batches(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+    def batches(self, batches: Sequence[Tensor]) -> Generator[Batch, None, None]:
         """Images and labels on the device, and the indices on the CPU, for each of these index tensors (n,).
 
         Raises DataError. Workers stay for the next epoch; closed before its end, it leaves no thread and no process.

@@ -13,7 +13,7 @@ from .evaluation import Views, averaged_logits
 from .loading import Loader
 from .optim_settings import Precision
 from .precision import autocast
-from .processes import Processes
+from .processes import ALONE, Processes
 from .stopping import Stopped, StopRequest
 
 TOP = 5
@@ -41,7 +41,7 @@ class Evaluation:
     precision: Precision = Precision.fp32
     channels_last: bool = True
     views: Views = "none"
-    processes: Processes = Processes()
+    processes: Processes = ALONE
 
 
 @torch.no_grad()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 T = TypeVar("T")
+Forward: TypeAlias = Callable[[Tensor], Tensor]
 
 _TIMEOUT = timedelta(minutes=10)
 
@@ -58,29 +59,35 @@ class Processes:
         assert said[0] is not None
         return said[0]
 
-    def share(self, model: nn.Module, device: torch.device) -> nn.Module:
+    def share(self, model: Forward, device: torch.device) -> Forward:
         """A module whose gradients are averaged over the processes in backward; itself where there is one."""
         if self.count == 1:
             return model
         # Statistics of batch norm are averaged by the loop, in one sum with the rest, so that all processes have equal
         # ones after a step and not only at the start of the next.
         ids = [device.index] if device.type == "cuda" else None
+        assert isinstance(model, nn.Module)
         return nn.parallel.DistributedDataParallel(
             model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
         )
 
 
+ALONE = Processes()
+
+
 @contextmanager
 def processes(device_name: str) -> Iterator[Processes]:
-    """This process among those of torchrun; alone where torchrun did not start it. Gloo on CPUs, NCCL on CUDA."""
+    """The place of this process among those of torchrun, or alone. They talk by Gloo on CPUs, by NCCL on CUDA."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
-        yield Processes()
+        yield ALONE
         return
     cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
     dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT)
     try:
-        control = dist.new_group(backend="gloo", timeout=_TIMEOUT) if cuda else dist.group.WORLD
+        control: dist.ProcessGroup | None = None
+        if cuda:
+            control = dist.new_group(backend="gloo", timeout=_TIMEOUT)  # type: ignore[assignment]
         yield Processes(dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0")), count, control)
     finally:
         dist.destroy_process_group()

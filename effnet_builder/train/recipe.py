@@ -78,7 +78,9 @@ class Recipe(StrictModel):
     progressive: Progressive | None = Field(None, description="stages of growing images and regularization")
     dropout: float | None = Field(None, ge=0, lt=1, description="before the classifier, instead of the spec's")
     drop_path_rate: float | None = Field(None, ge=0, lt=1, description="of the last block, instead of the spec's")
-    distill: Distill | None = Field(None, description="learn also from another network's outputs (train-arch --teacher)")
+    distill: Distill | None = Field(
+        None, description="learn also from another network's outputs (train-arch --teacher)"
+    )
     early_stop: EarlyStop | None = Field(None, description="end the run when validation no longer improves")
     keep: Literal["last", "best"] = Field(
         "last", description="the weights to keep: of the last epoch, or of the one with the best validation accuracy"

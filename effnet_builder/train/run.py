@@ -20,7 +20,7 @@ from .checkpoint import Checkpoints
 _LOCK = ".lock"
 
 
-class Busy(OSError):
+class Busy(OSError):  # noqa: N818
     """Another process has the run."""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .checkpoint import Checkpoint, Checkpoints, Damaged, read
-from .processes import Processes
+from .processes import ALONE, Processes
 from .state import State
 
 
@@ -27,7 +27,7 @@ class RunSaver:
         processes: Processes | None = None,
     ) -> None:
         self.checkpoints, self.facts, self.say, self.best = checkpoints, facts, say, best
-        self.processes = processes or Processes()
+        self.processes = processes or ALONE
         self.saved: int | None = None  # the step of the last checkpoint of this process
 
     def save(self, state: State) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,17 +79,19 @@ def _finite(value: Any) -> Any:
 class TensorBoardLogger:
     """Event files in a folder, everything over steps; needs the extra `tensorboard`. Raises ConfigError without it.
 
-    A resumed run gives the first step that it will do as `purge_step`: TensorBoard then hides what the killed run had
-    written from there on.
+    Where a run goes back, or goes on, TensorBoard hides what was written of the steps that are done again.
     """
 
-    def __init__(self, folder: Path, steps_per_epoch: int, purge_step: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise _missing(error, "tensorboard") from None
-        self.steps_per_epoch = steps_per_epoch
-        self.writer: SummaryWriter = SummaryWriter(str(folder), purge_step=purge_step)
+        self.open: Callable[[int | None], SummaryWriter] = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self.writer: SummaryWriter | None = None
+
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing is written for a step that is not reported."""
 
     def step(self, metrics: StepMetrics) -> None:
         """The numbers of a step."""
@@ -97,44 +99,51 @@ class TensorBoardLogger:
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """The numbers of an epoch, at its last step."""
-        self._add(_epoch_scalars(metrics), metrics.epoch * self.steps_per_epoch)
-        self.writer.flush()
+        self._add(_epoch_scalars(metrics), metrics.step)
+
+    def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
+        """Hide what comes after this step."""
+        self.close()
+        self.writer = self.open(step + 1 if step else None)
 
     def close(self) -> None:
         """Write what is left."""
-        self.writer.close()
+        if self.writer is not None:
+            self.writer.close()
 
     def _add(self, scalars: Mapping[str, float], step: int) -> None:
+        if self.writer is None:
+            self.writer = self.open(None)
         for name, value in scalars.items():
             self.writer.add_scalar(name, value, step)
+        self.writer.flush()
 
 
 class WandbLogger:
     """A run of Weights & Biases; needs the extra `wandb`. Its own settings (WANDB_MODE, WANDB_PROJECT) hold.
 
-    Its files lie in `folder`; with WANDB_MODE=offline nothing is sent. `run_id` continues that run: what is told of
-    steps that it knows already is left out. Raises ConfigError where wandb is missing or cannot start.
+    Its files lie in `folder`; with WANDB_MODE=offline nothing is sent. The file `wandb.id` there says which run is
+    continued: what is told of steps that it knows already is left out. Raises ConfigError where wandb is missing or
+    cannot start.
     """
 
-    def __init__(
-        self, name: str, config: Mapping[str, Any], folder: Path, steps_per_epoch: int, run_id: str | None = None
-    ) -> None:
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
         try:
             import wandb
         except ModuleNotFoundError as error:
             raise _missing(error, "wandb") from None
+        file = folder / "wandb.id"
+        known = file.read_text(encoding="utf-8") if file.exists() else None
         try:
-            self.run: Any = wandb.init(name=name, config=dict(config), dir=str(folder), id=run_id, resume="allow")
+            self.run: Any = wandb.init(name=name, config=dict(config), dir=str(folder), id=known, resume="allow")
         except wandb.Error as error:
             reason = " ".join(str(error).split()).rstrip(".")
             message = f"Weights & Biases does not start: {reason}; WANDB_MODE=offline needs neither account nor network"
             raise ConfigError([Problem(message)]) from None
-        self.steps_per_epoch = steps_per_epoch
+        write_whole(file, str(self.run.id))
 
-    @property
-    def run_id(self) -> str:
-        """By which the run is continued."""
-        return str(self.run.id)
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing is sent for a step that is not reported."""
 
     def step(self, metrics: StepMetrics) -> None:
         """The numbers of a step."""
@@ -142,7 +151,10 @@ class WandbLogger:
 
     def epoch(self, metrics: EpochMetrics) -> None:
         """The numbers of an epoch, at its last step."""
-        self.run.log(_epoch_scalars(metrics), step=metrics.epoch * self.steps_per_epoch)
+        self.run.log(_epoch_scalars(metrics), step=metrics.step)
+
+    def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
+        """W&B forgets nothing, and takes no step twice."""
 
     def close(self) -> None:
         """Write, and send, what is left."""
@@ -154,7 +166,7 @@ def _step_scalars(metrics: StepMetrics) -> dict[str, float]:
 
 
 def _epoch_scalars(metrics: EpochMetrics) -> dict[str, float]:
-    return {"epoch": float(metrics.epoch), **_scalars("epoch", metrics, ("epoch",))}
+    return {"epoch": float(metrics.epoch), **_scalars("epoch", metrics, ("epoch", "step"))}
 
 
 def _scalars(kind: str, metrics: StepMetrics | EpochMetrics, without: tuple[str, ...]) -> dict[str, float]:

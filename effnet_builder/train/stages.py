@@ -9,7 +9,7 @@ from torch import nn
 from .augment import InputPath
 from .augment_settings import Mix, RandAugment
 from .predictions import Evaluation
-from .processes import Processes
+from .processes import ALONE, Processes
 from .recipe import Normalize, Recipe
 
 
@@ -40,9 +40,7 @@ def stage_of(recipe: Recipe, resolution: int, normalize: Normalize, epoch: int) 
         resolution = max(1, round(resolution * _between(grow.resolution, 1.0, share)))
         if grow.magnitude is not None and isinstance(augment.policy, RandAugment):
             magnitude = round(_between(grow.magnitude, augment.policy.magnitude, share))
-            augment = augment.model_copy(
-                update={"policy": augment.policy.model_copy(update={"magnitude": magnitude})}
-            )
+            augment = augment.model_copy(update={"policy": augment.policy.model_copy(update={"magnitude": magnitude})})
         if grow.mixup is not None and mix is not None and mix.mixup is not None:
             mix = _with_mixup(mix, _between(grow.mixup, mix.mixup, share))
         if grow.dropout is not None and dropout is not None:
@@ -50,12 +48,10 @@ def stage_of(recipe: Recipe, resolution: int, normalize: Normalize, epoch: int) 
     return Stage(InputPath(resolution, normalize, augment, recipe.eval_crop), mix, dropout)
 
 
-def evaluation(
-    recipe: Recipe, resolution: int, normalize: Normalize, processes: Processes | None = None
-) -> Evaluation:
+def evaluation(recipe: Recipe, resolution: int, normalize: Normalize, processes: Processes | None = None) -> Evaluation:
     """How a recipe's network is evaluated: without augmentation, at the size it is made for, in every stage."""
     inputs = InputPath(resolution, normalize, recipe.augment, recipe.eval_crop)
-    shared = processes or Processes()
+    shared = processes or ALONE
     return Evaluation(inputs, recipe.batch_size, recipe.precision, recipe.channels_last, processes=shared)
 
 

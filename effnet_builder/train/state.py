@@ -56,7 +56,7 @@ class State:
         return Checkpoint(tensors, {**facts, **own})
 
     def load(self, checkpoint: Checkpoint) -> None:
-        """Become what was saved; learning rates and the like stay those of the recipe. Raises RuntimeError, KeyError."""
+        """Become what was saved, but with the recipe's learning rates and the like. Raises RuntimeError, KeyError."""
         tensors, facts = checkpoint.tensors, checkpoint.facts
         self.model.load_state_dict(_part(tensors, "model."))
         if self.average is not None:
@@ -86,8 +86,9 @@ class State:
 
 
 class Counters:
-    """Sums that stay on the device, so that the loop need not wait for it: of the epoch, of the steps since the last
-    report, and of steps skipped because their loss or gradient was no number.
+    """Sums that stay on the device, so that the loop need not wait for it.
+
+    Of the epoch, of the steps since the last report, and of steps skipped because their loss or gradient was no number.
     """
 
     def __init__(self, device: torch.device) -> None:

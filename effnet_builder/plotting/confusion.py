@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
@@ -16,6 +16,7 @@ from .style import FONT, SMALL, TEXT, THEMES, Theme, ThemeName, add_panel, elide
 
 _TITLE = 26.0
 _COUNTED = 20  # classes that get their counts written
+_MIDDLE = 0.179  # the luminance as far from black as from white: (1 + 0.05) / (x + 0.05) = (x + 0.05) / 0.05
 _CELLS = 200  # in each direction: more would be too small to see
 
 
@@ -43,7 +44,7 @@ def plot_confusion(matrix: np.ndarray, classes: Sequence[str], theme: ThemeName 
     axes.set_xticks(named, names, rotation=90 if upright else 0, parse_math=False)
     axes.set_yticks(named, names, parse_math=False)
     if count <= _COUNTED:
-        _write_counts(axes, colors, counts, side / count)
+        _write_counts(axes, counts, side / count)
     return figure
 
 
@@ -61,8 +62,7 @@ def _shade(
     totals, count = counts.sum(1, keepdims=True), len(counts)
     block = math.ceil(count / _CELLS)
     shares = _highest(np.where(totals, counts / np.maximum(totals, 1), np.nan), block)
-    shades = LinearSegmentedColormap.from_list("shares", [colors.background, colors.line(0)])
-    shades.set_bad(colors.grid)
+    shades = LinearSegmentedColormap.from_list("", [colors.background, colors.line(0)]).with_extremes(bad=colors.grid)
     reach = block * len(shares) - 0.5
     # Between the shades of a square root one mistake in a hundred can be seen.
     image = axes.imshow(
@@ -90,14 +90,13 @@ def _highest(shares: np.ndarray, block: int) -> np.ndarray:
     return np.where(highest < 0, np.nan, highest)
 
 
-def _write_counts(axes: Axes, colors: Theme, counts: np.ndarray, cell: float) -> None:
-    """The count in each cell that has one, in the ink that stands out most from its shade."""
+def _write_counts(axes: Axes, counts: np.ndarray, cell: float) -> None:
+    """The count in each cell that has one, in black or white: one of them has a contrast of 4.5 to any shade."""
     size = min(TEXT, SMALL * (cell - 3.0) / text_width(f"{counts.max()}", SMALL))
-    inks = {ink: _luminance(to_rgb(ink)) for ink in (colors.ink, colors.background)}
     for (row, column), number in np.ndenumerate(counts):
         if number:
             shade = _luminance(axes.images[0].to_rgba(number / counts[row].sum())[:3])
-            ink = max(inks, key=lambda ink: _contrast(inks[ink], shade))
+            ink = "#000000" if shade > _MIDDLE else "#ffffff"
             write(axes, column, row, f"{number}", size, ink, ha="center", va="center")
 
 
@@ -106,7 +105,3 @@ def _luminance(color: ArrayLike) -> float:
     parts = np.asarray(color, float)
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def _contrast(one: float, other: float) -> float:
-    return (max(one, other) + 0.05) / (min(one, other) + 0.05)

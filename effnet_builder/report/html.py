@@ -190,7 +190,7 @@ def _percent(share: float) -> str:
 
 def _duration(seconds: float) -> str:
     """`42.3 s`, `12 min 5 s`, `3 h 12 min`."""
-    if seconds < 60:
+    if seconds < 59.95:  # from there on one digit would make it 60.0
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
@@ -131,12 +131,16 @@ def add_panel(
 
 
 def elide(text: str, size: float, width: float) -> str:
-    """The text on one line, cut to a width in points."""
-    text = " ".join(text.split())
+    """The text on one line, cut to a width in points; a box stands for each character that the font lacks."""
+    text = "".join(letter if _has_glyph(letter) else "□" for letter in " ".join(text.split()))
     if text_width(text, size) <= width:
         return text
     length = max((i for i in range(len(text)) if text_width(f"{text[:i].rstrip()}…", size) <= width), default=0)
     return f"{text[:length].rstrip()}…"
+
+
+def _has_glyph(letter: str) -> bool:
+    return get_font(findfont(FontProperties(family=FONT))).get_char_index(ord(letter)) > 0
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:

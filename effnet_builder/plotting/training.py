@@ -1,21 +1,20 @@
-"""Pictures of a training and its test: curves over epochs, confusion, calibration, single images."""
+"""Pictures of a training and its test: curves over epochs, calibration, single images."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
-from numpy.typing import ArrayLike
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
+from ..report import Picture, Row
+from .confusion import plot_confusion
 from .labels import End, Spot, name_ends
 from .style import (
-    FONT,
     SMALL,
     TEXT,
     THEMES,
@@ -26,20 +25,16 @@ from .style import (
     elide,
     new_figure,
     text_width,
+    to_svg,
     write,
 )
 
 if TYPE_CHECKING:
-    from ..train.metrics import ReliabilityBin
-
-Row: TypeAlias = Mapping[str, float | None]
-"""What one epoch came to, by the names of the columns of metrics.csv; what is missing or None is not drawn."""
+    from ..train.metrics import Metrics, ReliabilityBin
 
 _WIDTH = 516.0  # in points: a page of two columns
 _LEFT, _TITLE = 46.0, 26.0
 _MARKED = 30  # epochs that get a marker each
-_CELLS = 200  # of a confusion matrix in each direction
-_SCALE = PowerNorm(0.5, 0, 1)  # between the shades of a square root one mistake in a hundred can be seen
 _LOSSES = {"training": "train_loss", "validation": "valid_loss", "average": "ema_loss"}
 _ACCURACIES = {"training": "train_accuracy", "validation": "valid_accuracy", "average": "ema_accuracy"}
 
@@ -58,6 +53,9 @@ def plot_curves(history: Sequence[Row], theme: ThemeName = "light") -> Figure:
     values = [value for line in loss.lines for value in np.asarray(line.get_ydata()).tolist() if math.isfinite(value)]
     if values and 0 < 20 * min(values) < max(values):
         loss.set_yscale("log")
+        loss.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        loss.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        loss.yaxis.set_minor_formatter(NullFormatter())
     accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, symbol=" %"))
     lr.set_ylim(bottom=0)
     lr.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 2.5, 5, 10]))
@@ -68,34 +66,6 @@ def plot_curves(history: Sequence[Row], theme: ThemeName = "light") -> Figure:
         axes.tick_params(labelbottom=axes is lr)
         if axes is not lr:
             name_ends(axes, colors, ends[axes])
-    return figure
-
-
-def plot_confusion(matrix: np.ndarray, classes: Sequence[str], theme: ThemeName = "light") -> Figure:
-    """How often a true class (rows) got which answer (columns): as a share of its images, up to 20 classes with counts.
-
-    `matrix` is (classes, classes). Classes have their names where there is room for them, else every n-th has.
-    """
-    counts, count, colors = np.asarray(matrix), len(classes), THEMES[theme]
-    side = min(400.0, max(160.0, 28.0 * count))
-    every = next(step for step in _round_steps() if step * side / count >= 1.25 * SMALL)
-    named = range(0, count, every)
-    names = [elide(classes[i], SMALL, 110.0) for i in named]
-    longest = max(text_width(name, SMALL) for name in names)
-    upright = longest > every * side / count - 4.0
-    below = (longest if upright else SMALL) + 26.0
-    left = longest + 30.0
-    width = max(left + side + 62.0, 260.0)
-    figure = new_figure(width, _TITLE + side + below + 8.0, colors, "Confusion")
-    axes = add_panel(figure, colors, (left, _TITLE, side, side), "Confusion")
-    _shade(figure, axes, colors, counts, (left + side + 14.0, _TITLE, 9.0, min(side, 160.0)))
-    step = "" if every == 1 else f", 1 of {every} named"
-    axes.set_xlabel(f"predicted{step}", fontsize=TEXT, color=colors.ink)
-    axes.set_ylabel(f"true{step}", fontsize=TEXT, color=colors.ink)
-    axes.set_xticks(named, names, rotation=90 if upright else 0, parse_math=False)
-    axes.set_yticks(named, names, parse_math=False)
-    if count <= 20:
-        _write_counts(axes, colors, counts, side / count)
     return figure
 
 
@@ -116,7 +86,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin], calibration_error: float, t
         if each.accuracy is not None and each.confidence is not None:
             upper.bar(middle, each.accuracy, 0.86 * size, color=colors.line(0))
             upper.plot([each.low, each.high], 2 * [each.confidence], color=colors.line(1), linewidth=1.8)
-    upper.plot([0, 1], [0, 1], color=colors.muted, linewidth=1.0, linestyle=(0, (4, 3)), gid="ideal")
+    upper.plot([0, 1], [0, 1], color=colors.ink, linewidth=1.0, linestyle=(0, (4, 3)), gid="ideal")
     upper.set(xlim=(0, 1), ylim=(0, 1))
     lower.set_xlim(0, 1)
     lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
@@ -152,6 +122,17 @@ def plot_images(images: np.ndarray, captions: Sequence[str], theme: ThemeName = 
     return figure
 
 
+def training_pictures(history: Sequence[Row], metrics: Metrics, classes: Sequence[str]) -> dict[str, Picture]:
+    """The pictures of a report: `curves` (where there are epochs), `confusion` and `reliability`, in both themes."""
+    drawings: dict[str, Callable[[ThemeName], Figure]] = {
+        "confusion": lambda theme: plot_confusion(metrics.confusion.numpy(), classes, theme),
+        "reliability": lambda theme: plot_reliability(metrics.reliability, metrics.calibration_error, theme),
+    }
+    if history:
+        drawings["curves"] = lambda theme: plot_curves(history, theme)
+    return {name: Picture(to_svg(draw("light")), to_svg(draw("dark"))) for name, draw in drawings.items()}
+
+
 def _draw_series(axes: Axes, colors: Theme, history: Sequence[Row], names: Mapping[str, str]) -> list[End]:
     """A line for each series that has a finite number, and where each ends."""
     ends = []
@@ -179,68 +160,6 @@ def _padded(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
-def _round_steps() -> list[int]:
-    return [factor * 10**power for power in range(9) for factor in (1, 2, 5)]
-
-
-def _shade(
-    figure: Figure, axes: Axes, colors: Theme, counts: np.ndarray, area: tuple[float, float, float, float]
-) -> None:
-    """Cells by their share of the row, and the scale of shades in `area`; rows without images are left grey.
-
-    Of very many classes a cell shows the highest share of a block: shares of single cells would be too small to see.
-    """
-    totals, count = counts.sum(1, keepdims=True), len(counts)
-    block = math.ceil(count / _CELLS)
-    shares = _highest(np.where(totals, counts / np.maximum(totals, 1), np.nan), block)
-    shades = LinearSegmentedColormap.from_list("shares", [colors.background, colors.line(0)])
-    shades.set_bad(colors.grid)
-    reach = block * len(shares) - 0.5
-    image = axes.imshow(shares, cmap=shades, norm=_SCALE, interpolation="none", extent=(-0.5, reach, reach, -0.5))
-    axes.set(xlim=(-0.5, count - 0.5), ylim=(count - 0.5, -0.5))
-    axes.grid(False)
-    axes.spines[:].set_visible(True)
-    axes.spines[:].set_color(colors.grid)
-    axes.tick_params(length=0)
-    scale = add_panel(figure, colors, area)
-    bar = figure.colorbar(image, scale, ticks=[0, 0.01, 0.1, 0.25, 0.5, 1], format=PercentFormatter(1.0, 0, " %"))
-    bar.outline.set_edgecolor(colors.grid)
-    scale.tick_params(length=2)
-    title = "of true" if block == 1 else f"most in {block} × {block}"
-    scale.set_title(title, fontsize=SMALL, color=colors.muted, loc="left", fontfamily=FONT)
-
-
-def _highest(shares: np.ndarray, block: int) -> np.ndarray:
-    """The highest of each block x block cells, NaN where there is nothing else."""
-    size = math.ceil(len(shares) / block)
-    padded = np.full((size * block, size * block), -1.0)
-    padded[: len(shares), : len(shares)] = np.nan_to_num(shares, nan=-1.0)
-    highest: np.ndarray = padded.reshape(size, block, size, block).max((1, 3))
-    return np.where(highest < 0, np.nan, highest)
-
-
-def _write_counts(axes: Axes, colors: Theme, counts: np.ndarray, cell: float) -> None:
-    """The count in each cell that has one, in the ink that stands out most from its shade."""
-    size = min(TEXT, SMALL * (cell - 3.0) / text_width(f"{counts.max()}", SMALL))
-    inks = {ink: _luminance(to_rgb(ink)) for ink in (colors.ink, colors.background)}
-    for (row, column), number in np.ndenumerate(counts):
-        if number:
-            shade = _luminance(axes.images[0].to_rgba(number / counts[row].sum())[:3])
-            ink = max(inks, key=lambda ink: _contrast(inks[ink], shade))
-            write(axes, column, row, f"{number}", size, ink, ha="center", va="center")
-
-
-def _luminance(color: ArrayLike) -> float:
-    """Relative luminance of sRGB from 0 to 1 (WCAG 2.2)."""
-    parts = np.asarray(color, float)
-    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
-    return float(linear @ [0.2126, 0.7152, 0.0722])
-
-
-def _contrast(one: float, other: float) -> float:
-    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
-
-
 def _write_key(page: Axes, colors: Theme, entries: Sequence[tuple[str, str]]) -> None:
     """What the colours mean, in a line below the title."""
     x = _LEFT
@@ -248,5 +167,5 @@ def _write_key(page: Axes, colors: Theme, entries: Sequence[tuple[str, str]]) ->
         page.plot([x, x + 10.0], [29.0, 29.0], color=color, linewidth=4.0, solid_capstyle="butt")
         write(page, x + 14.0, 31.5, name, SMALL, colors.ink)
         x += text_width(name, SMALL) + 30.0
-    page.plot([x, x + 14.0], [29.0, 29.0], color=colors.muted, linewidth=1.0, linestyle=(0, (4, 3)))
+    page.plot([x, x + 14.0], [29.0, 29.0], color=colors.ink, linewidth=1.0, linestyle=(0, (4, 3)))
     write(page, x + 18.0, 31.5, "ideal", SMALL, colors.ink)

@@ -18,10 +18,10 @@ from torchvision.transforms import v2
 
 from effnet_builder import ConfigError
 from effnet_builder.train.augment import InputPath, measure
+from effnet_builder.train.augment_settings import Augment
 from effnet_builder.train.data import Dataset, ImageSet, free_memory, load_dataset, split
 from effnet_builder.train.engine import Diverged, choose_device, epoch_batches, evaluate, fit
 from effnet_builder.train.loggers import ConsoleLogger, CsvLogger, EpochMetrics
-from effnet_builder.train.augment_settings import Augment
 from effnet_builder.train.recipe import Normalize, Recipe, load_recipe
 from effnet_builder.train.run import claim, claim_next, publishing
 

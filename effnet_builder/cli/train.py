@@ -96,8 +96,9 @@ def train_arch(
     with reporting("nothing was trained."):
         options: dict[str, Any] = {
             "data": data, "workers": workers, "save_every": save_every, "log_every": log_every, "best": best,
-            "teacher": None if teacher is None else str(teacher), "tensorboard": tensorboard, "wandb": wandb, "report": report,
-            "device": device and device.value, "storage": storage and storage.value, "on_bad": on_bad and on_bad.value,
+            "teacher": None if teacher is None else str(teacher), "tensorboard": tensorboard, "wandb": wandb,
+            "report": report, "device": device and device.value, "storage": storage and storage.value,
+            "on_bad": on_bad and on_bad.value,
         }  # fmt: skip
         changes = recipe_changes(epochs, assignments or ())
         from .session import go_on, start

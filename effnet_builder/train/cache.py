@@ -116,12 +116,12 @@ def _write(file: IO[bytes], state: str, shape: Shape, fill: Callable[[Write], np
     def write(row: int, images: np.ndarray) -> None:
         for i in range(len(images)):
             sums[row + i] = zlib.crc32(images[i])
-        _write_all(file.fileno(), images.reshape(-1), len(header) + row * image)
+        _write_all(file.fileno(), images.reshape(-1).data, len(header) + row * image)
 
     bad = fill(write)
-    _write_all(file.fileno(), np.frombuffer(header, np.uint8), 0)
-    _write_all(file.fileno(), sums.view(np.uint8), len(header) + n * image)
-    _write_all(file.fileno(), bad.astype(np.uint8), len(header) + n * (image + 4))
+    _write_all(file.fileno(), header, 0)
+    _write_all(file.fileno(), sums.view(np.uint8).data, len(header) + n * image)
+    _write_all(file.fileno(), bad.astype(np.uint8).data, len(header) + n * (image + 4))
     os.fsync(file.fileno())
 
 
@@ -141,10 +141,10 @@ def _header(shape: Shape, state: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_all(file: int, data: np.ndarray, offset: int) -> None:
-    view, written = memoryview(data), 0
-    while written < len(view):
-        written += os.pwrite(file, view[written:], offset + written)
+def _write_all(file: int, data: memoryview | bytes, offset: int) -> None:
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:], offset + written)
 
 
 def _unfinished(path: Path) -> Path:

@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,21 +48,24 @@ class Cached:
     """
 
     path: Path
-    file: IO[bytes]
+    file: int  # kept open: where the path is replaced, this one stays what it was
     start: int
     shape: Shape
     sums: np.ndarray  # (N,) uint32
     bad: np.ndarray  # (N,) bool
 
+    def __post_init__(self) -> None:
+        weakref.finalize(self, os.close, self.file)
+
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The images with these indices, read in the order of the file. Raises DataError for one that changed."""
         if out is None:
             out = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
-        images = out.view(len(index), -1).numpy()
+        images = out.flatten(1).numpy()
         for position in index.argsort().tolist():
             row, image = int(index[position]), images[position]
             try:
-                count = os.preadv(self.file.fileno(), [image], self.start + row * image.nbytes)
+                count = os.preadv(self.file, [image], self.start + row * image.nbytes)
             except OSError as error:
                 raise DataError(f"{self.path} cannot be read: {error.strerror}") from None
             if count != image.nbytes or zlib.crc32(image) != self.sums[row]:
@@ -77,10 +81,10 @@ def open_cache(path: Path, state: str) -> Cached | None:
                 return None
             n, c, h, w = tensors.get_slice("pixels").get_shape()
             sums, bad = tensors.get_tensor("crc32"), tensors.get_tensor("bad").astype(bool)
-        file = path.open("rb", buffering=0)
+        file = os.open(path, os.O_RDONLY)
     except (OSError, SafetensorError):
         return None
-    start = 8 + int.from_bytes(file.read(8), "little")
+    start = 8 + int.from_bytes(os.pread(file, 8, 0), "little")
     return Cached(path, file, start, (n, c, h, w), sums, bad)
 
 

@@ -63,6 +63,9 @@ class _Lane:
             result, error = self.results.get(timeout=timeout)
         except queue.Empty:
             raise TimeoutError from None
-        if error is not None:
-            raise error
-        return result
+        try:
+            if error is not None:
+                raise error
+            return result
+        finally:
+            del error  # it holds this frame, and by that everything of its callers, for as long as this holds it

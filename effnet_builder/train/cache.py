@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,21 +48,24 @@ class Cached:
     """
 
     path: Path
-    file: IO[bytes]
+    file: int  # kept open: where the path is replaced, this one stays what it was
     start: int
     shape: Shape
     sums: np.ndarray  # (N,) uint32
     bad: np.ndarray  # (N,) bool
 
+    def __post_init__(self) -> None:
+        weakref.finalize(self, os.close, self.file)
+
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The images with these indices, read in the order of the file. Raises DataError for one that changed."""
         if out is None:
             out = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
-        images = out.view(len(index), -1).numpy()
+        images = out.flatten(1).numpy()
         for position in index.argsort().tolist():
             row, image = int(index[position]), images[position]
             try:
-                count = os.preadv(self.file.fileno(), [image], self.start + row * image.nbytes)
+                count = os.preadv(self.file, [image], self.start + row * image.nbytes)
             except OSError as error:
                 raise DataError(f"{self.path} cannot be read: {error.strerror}") from None
             if count != image.nbytes or zlib.crc32(image) != self.sums[row]:
@@ -77,10 +81,10 @@ def open_cache(path: Path, state: str) -> Cached | None:
                 return None
             n, c, h, w = tensors.get_slice("pixels").get_shape()
             sums, bad = tensors.get_tensor("crc32"), tensors.get_tensor("bad").astype(bool)
-        file = path.open("rb", buffering=0)
+        file = os.open(path, os.O_RDONLY)
     except (OSError, SafetensorError):
         return None
-    start = 8 + int.from_bytes(file.read(8), "little")
+    start = 8 + int.from_bytes(os.pread(file, 8, 0), "little")
     return Cached(path, file, start, (n, c, h, w), sums, bad)
 
 
@@ -116,12 +120,12 @@ def _write(file: IO[bytes], state: str, shape: Shape, fill: Callable[[Write], np
     def write(row: int, images: np.ndarray) -> None:
         for i in range(len(images)):
             sums[row + i] = zlib.crc32(images[i])
-        _write_all(file.fileno(), images.reshape(-1), len(header) + row * image)
+        _write_all(file.fileno(), images.reshape(-1).data, len(header) + row * image)
 
     bad = fill(write)
-    _write_all(file.fileno(), np.frombuffer(header, np.uint8), 0)
-    _write_all(file.fileno(), sums.view(np.uint8), len(header) + n * image)
-    _write_all(file.fileno(), bad.astype(np.uint8), len(header) + n * (image + 4))
+    _write_all(file.fileno(), header, 0)
+    _write_all(file.fileno(), sums.view(np.uint8).data, len(header) + n * image)
+    _write_all(file.fileno(), bad.astype(np.uint8).data, len(header) + n * (image + 4))
     os.fsync(file.fileno())
 
 
@@ -141,10 +145,10 @@ def _header(shape: Shape, state: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_all(file: int, data: np.ndarray, offset: int) -> None:
-    view, written = data.data, 0
-    while written < len(view):
-        written += os.pwrite(file, view[written:], offset + written)
+def _write_all(file: int, data: memoryview | bytes, offset: int) -> None:
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:], offset + written)
 
 
 def _unfinished(path: Path) -> Path:

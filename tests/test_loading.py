@@ -198,7 +198,11 @@ def test_a_file_that_breaks_during_the_training_is_named(folder: Path, workers: 
 @pytest.mark.usefixtures("small_pieces")
 @pytest.mark.parametrize(
     ("sent", "name"),
-    [(signal.SIGKILL, "SIGKILL; perhaps the memory was full"), (signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1")],
+    [
+        (signal.SIGKILL, "SIGKILL; perhaps the memory was full"),
+        (signal.SIGTERM, "SIGTERM"),
+        (signal.SIGUSR1, "SIGUSR1"),
+    ],
 )
 def test_a_worker_that_is_killed_is_an_error_and_not_the_end(streamed: ImageSet, sent: int, name: str) -> None:
     loader, expected = Loader(streamed, CPU, workers=2), streamed.read()

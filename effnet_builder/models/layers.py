@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..arch.plan import ConvPlan, NormPlan, PoolPlan, SqueezeExcitePlan
 from .depthwise import DepthwiseConv2d
+from .pointwise import PointwiseConv2d
 
 # Not in place: where the gradient needs its input, an in-place activation first copies it.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -53,6 +54,8 @@ class ConvNormAct(nn.Sequential):
         super().__init__()
         symmetric = DepthwiseConv2d if plan.groups > 1 else nn.Conv2d
         kind, padding = (Conv2dSame, 0) if plan.padding == "same" else (symmetric, plan.padding)
+        if plan.kernel_size == plan.stride == plan.groups == 1:  # nothing to pad
+            kind, padding = PointwiseConv2d, 0
         self.conv = kind(
             plan.in_channels,
             plan.out_channels,

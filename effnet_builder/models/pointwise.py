@@ -1,4 +1,4 @@
-"""1x1 convolution as a matrix product on the CPU, for maps at which the library is slow: those of squeeze-excite."""
+"""1x1 convolution in training on the CPU as a matrix product, for the maps at which the library is slow."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ _MAX_PIXELS = 4  # beyond, oneDNN's convolution is as fast as its product
 
 
 class PointwiseConv2d(nn.Conv2d):
-    """nn.Conv2d that computes a 1x1 convolution of tiny maps as `F.linear`, gradients too; all else is the library's.
+    """nn.Conv2d that trains 1x1 convolutions of tiny maps (squeeze-excite) by `F.linear`; all else is the library's.
 
     oneDNN first brings the weights of a convolution into a layout of its own, which for a map of 1 px takes longer than
-    the product. Also under compile, export, tracing, autocast and torch.func the library computes it. The results are
-    equal up to rounding.
+    the product. The library also computes it where no gradient of the weight is wanted, and under compile, export,
+    tracing, autocast and torch.func. The results are equal up to rounding.
     """
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002
-        if self._is_product(weight) and is_tiny(input, weight) and not is_observed():
+        trained = torch.is_grad_enabled() and weight.requires_grad
+        if trained and not is_observed() and self._is_product(weight) and is_tiny(input, weight):
             rows = F.linear(input.permute(0, 2, 3, 1), weight.flatten(1), bias)
             return rows.permute(0, 3, 1, 2)
         return cast(Tensor, super()._conv_forward(input, weight, bias))

@@ -29,6 +29,7 @@ def test_the_wheel_holds_every_archspec_and_recipe(wheel: Path) -> None:
         for file in (ROOT / kind).rglob("*.yaml"):
             assert f"effnet_builder/{file.relative_to(ROOT).as_posix()}" in names
     assert "effnet_builder/py.typed" in names
+    assert "effnet_builder/report/report.html.j2" in names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
 
 

@@ -82,9 +82,10 @@ def texts(figure: Figure) -> list[tuple[str, np.ndarray]]:
             found += [axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label]
             for axis in (axes.xaxis, axes.yaxis):
                 low, high = axis.get_view_interval()
-                found += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+                ticks = [tick for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+                found += [label for tick in ticks for label in (tick.label1, tick.label2)]
     # Of an annotation the text alone, without the line that leads to its point.
-    shown = [text for text in found if text.get_text().strip()]
+    shown = [text for text in found if text.get_visible() and text.get_text().strip()]
     return [(text.get_text(), Text.get_window_extent(text, canvas.get_renderer()).extents) for text in shown]
 
 

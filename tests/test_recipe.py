@@ -35,7 +35,12 @@ def test_the_notebooks_configuration() -> None:
         "clip": None,
         "ema": None,
         "label_smoothing": 0.0,
-        "augment": {"horizontal_flip": True, "crop_padding": 4},
+        "augment": {
+            "random_resized_crop": None, "resize_first": True, "policy": None, "horizontal_flip": True, "crop_padding": 4,
+            "padding_mode": "constant", "erasing": None, "cutout": None,
+        },
+        "mix": None,
+        "eval_crop": 1.0,
         "normalize": {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2023, 0.1994, 0.2010)},
         "valid_fraction": 0.1,
         "seed": 1,

@@ -109,10 +109,10 @@ def scale_arch(
             "--train", help="Of --search: train each on a proxy, shared with all processes on the study, and rank them."
         ),
     ] = False,
-    data: DataOption = "digits",
+    data: DataOption = None,
     recipe: RecipeOption = None,
     epochs: EpochsOption = None,
-    device: DeviceOption = Device.auto,
+    device: DeviceOption = None,
     study: Annotated[
         str | None,
         typer.Option(
@@ -144,8 +144,8 @@ def scale_arch(
             from .search import search_candidates, search_train
         if train:
             search_train(
-                loaded, step=step, tolerance=tolerance, data=data, recipe=recipe, epochs=epochs, study=study,
-                study_name=study_name, device=device.value,
+                loaded, step=step, tolerance=tolerance, data=data or "digits", recipe=recipe, epochs=epochs,
+                study=study, study_name=study_name, device=(device or Device.auto).value,
             )  # fmt: skip
         elif search:
             search_candidates(loaded, out, step, tolerance)

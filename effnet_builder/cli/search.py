@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 from collections.abc import Sequence
@@ -15,8 +14,9 @@ from ..arch.spec import ArchSpec
 from ..arch.summary import align, si
 from ..config import ConfigError, Mark, Problem, write_whole
 from ..train.recipe import Recipe
+from .compose import validation_accuracy
 from .console import EXIT_FAILURE, echo, fail
-from .train import EXIT_INTERRUPTED, EXIT_TERMINATED, choose_recipe, validation_accuracy
+from .train import choose_recipe, recipe_changes
 
 if TYPE_CHECKING:
     from ..search import Trained
@@ -54,16 +54,18 @@ def search_train(
     storage = study or str(Path("runs") / f"{name}.study")
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        _train_and_rank(spec, (step, tolerance), data, choose_recipe(recipe, data, epochs), storage, name, device)
+        _train_and_rank(
+            spec, (step, tolerance), data, choose_recipe(recipe, data, recipe_changes(epochs)), storage, name, device
+        )
     except OSError as error:
         raise fail(f"{error}; {_KEPT}", EXIT_FAILURE) from None
     except KeyboardInterrupt:
-        raise fail(f"interrupted; {_KEPT}", EXIT_INTERRUPTED) from None
+        raise fail(f"interrupted; {_KEPT}", 128 + signal.SIGINT) from None
 
 
 def _terminate(*_: object) -> None:
     # Not typer.Exit: the signal may arrive inside a library, and some catch every Exception.
-    raise SystemExit(fail(f"terminated; {_KEPT}", EXIT_TERMINATED).exit_code)
+    raise SystemExit(fail(f"terminated; {_KEPT}", 128 + signal.SIGTERM).exit_code)
 
 
 def _train_and_rank(
@@ -75,7 +77,7 @@ def _train_and_rank(
     name: str,
     device_name: str,
 ) -> None:
-    from ..train.engine import choose_device
+    from ..train.device import choose_device
 
     try:
         from ..search import SharedStudy, open_study, shown
@@ -90,7 +92,7 @@ def _train_and_rank(
     made_for = {
         "spec": spec.to_yaml(),
         "recipe": recipe.to_yaml(),
-        "data": f"{dataset.name}, {_digest(dataset)}",
+        "data": f"{dataset.name}, {dataset.fingerprint}",
         "grid": "\n".join(f"{one}: {one.params} params, {one.macs} MACs" for one in grid.candidates),
     }
     shared = SharedStudy(open_study(storage, name, made_for), grid.candidates, echo)
@@ -115,15 +117,6 @@ def _grid_and_data(spec: ArchSpec, rule: tuple[float, float], data: str) -> tupl
         spec = spec.vary({"head.num_classes": len(dataset.classes)})
         grid = candidates(spec, step=step, tolerance=tolerance)
     return grid, dataset
-
-
-def _digest(dataset: Dataset) -> str:
-    """A name for the training images themselves, wherever they lie on this machine."""
-    digest = hashlib.blake2b(repr(dataset.classes).encode(), digest_size=8)
-    for tensor in (dataset.train.images, dataset.train.labels):
-        digest.update(f"{tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().data)
-    return digest.hexdigest()
 
 
 def _grid_table(spec: ArchSpec, grid: Grid) -> str:

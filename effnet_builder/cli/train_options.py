@@ -1,4 +1,4 @@
-"""The options of every command that trains."""
+"""The options of the commands that train or read data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..train.storage import OnBad, Storage
 from .console import names
 
 
@@ -19,13 +20,15 @@ class Device(str, Enum):
 
 
 DataOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         metavar="SOURCE",
         help="digits: scikit-learn's 1,797 handwritten digits. "
         "folder:DIR: images in DIR/train/CLASS and DIR/test/CLASS (or val). "
+        "webdataset:DIR: shards train*.tar and test*.tar (or val). "
         "cifar10, cifar100, mnist, fashion-mnist, svhn: downloaded once, or read from NAME:DIR. "
-        "fake[:COUNTxCLASSES]: generated.",
+        "fake[:COUNTxCLASSES]: generated.  [default: digits]",
+        show_default=False,
     ),
 ]
 RecipeOption = Annotated[
@@ -38,4 +41,27 @@ RecipeOption = Annotated[
     ),
 ]
 EpochsOption = Annotated[int | None, typer.Option(help="Passes over the training images, instead of the recipe's.")]
-DeviceOption = Annotated[Device, typer.Option(help="auto takes CUDA where there is one.")]
+DeviceOption = Annotated[
+    Device | None, typer.Option(help="auto takes CUDA where there is one.  [default: auto]", show_default=False)
+]
+StorageOption = Annotated[
+    Storage | None,
+    typer.Option(
+        help="Where images are kept: on the device, in memory, in a file of decoded images, or nowhere: they are "
+        "decoded again in each epoch. auto takes the first that has room.  [default: auto]",
+        show_default=False,
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=256, help="Processes that decode images that are kept nowhere.  [default: 0]", show_default=False
+    ),
+]
+OnBadOption = Annotated[
+    OnBad | None,
+    typer.Option(
+        help="Images that cannot be read: end with a list of them, or leave them out.  [default: error]",
+        show_default=False,
+    ),
+]

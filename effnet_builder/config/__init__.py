@@ -4,7 +4,7 @@ from .documents import Kind, load_document, nearest, override, parse_assignments
 from .errors import ConfigError, Mark, Path, Problem, format_value, printable
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of
-from .writing import write_whole
+from .writing import shared_mode, write_whole
 
 __all__ = [
     "ConfigError",
@@ -26,6 +26,7 @@ __all__ = [
     "override",
     "parse_assignments",
     "printable",
+    "shared_mode",
     "shipped",
     "validate",
     "write_whole",

@@ -22,7 +22,7 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
+        os.chmod(temporary, shared_mode())
         os.replace(temporary, target)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -36,10 +36,11 @@ def dump_yaml(data: object) -> str:
     return text
 
 
-def _umask() -> int:
+def shared_mode() -> int:
+    """The permissions that `open` gives a new file; those of a temporary one are narrower."""
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask
 
 
 class _Dumper(yaml.SafeDumper):

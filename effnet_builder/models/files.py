@@ -7,16 +7,18 @@ import os
 import pickle
 import warnings
 import zipfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..arch.plan import Plan
 from ..config import ConfigError, Mark, Problem
+from ..tensors import write_tensors
 from .layouts import Layout
 from .trunk import Trunk
 from .weights import WeightsWarning, import_weights, unwrap
@@ -69,23 +71,15 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
     return unwrap(state)
 
 
-def write_weights(state: dict[str, Tensor], plan: Plan, file: str | os.PathLike[str]) -> None:
+def write_weights(
+    state: dict[str, Tensor], plan: Plan, file: str | os.PathLike[str], classes: Sequence[str] | None = None
+) -> None:
     """Tensors as safetensors, whole or not at all; the metadata hold the spec and what no state dict carries.
 
-    Raises OSError.
+    `classes` are the names of the outputs, where they are known. Raises OSError.
     """
-    path = Path(file)
-    temporary = path.with_name(f".{path.name}.unfinished")
-    try:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-        save_file(plain, temporary, metadata(plan))
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
-    except SafetensorError as error:  # how it reports a full disk
-        raise OSError(f"weights could not be written: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    names = {} if classes is None else {"classes": json.dumps(list(classes), ensure_ascii=False)}
+    write_tensors(Path(file), state, metadata(plan) | names)
 
 
 def metadata(plan: Plan) -> dict[str, str]:

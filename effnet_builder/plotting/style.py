@@ -13,7 +13,7 @@ from typing import Any, Literal
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
@@ -106,10 +106,18 @@ def text_width(text: str, size: float, weight: str = "normal") -> float:
 
 
 def add_axes(figure: Figure, theme: Theme, right: float, title: str, x: str, y: str) -> Axes:
-    """Axes with a grid, a title and their names; `right` is the margin there in points."""
+    """Axes over the whole figure, with a grid, a title and their names; `right` is the margin there in points."""
     width, height = figure.get_size_inches() * POINTS_PER_INCH
     left, bottom, top = 54.0, 36.0, 28.0
-    rectangle = left / width, bottom / height, (width - left - right) / width, (height - bottom - top) / height
+    return add_panel(figure, theme, (left, top, width - left - right, height - bottom - top), title, x, y)
+
+
+def add_panel(
+    figure: Figure, theme: Theme, area: tuple[float, float, float, float], title: str = "", x: str = "", y: str = ""
+) -> Axes:
+    """Axes with a grid in a part of the figure: left, top, width, height in points from its upper left corner."""
+    width, height = figure.get_size_inches() * POINTS_PER_INCH
+    rectangle = area[0] / width, 1 - (area[1] + area[3]) / height, area[2] / width, area[3] / height
     axes = figure.add_axes(rectangle, facecolor=theme.background)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.muted)
@@ -122,6 +130,19 @@ def add_axes(figure: Figure, theme: Theme, right: float, title: str, x: str, y: 
     return axes
 
 
+def elide(text: str, size: float, width: float) -> str:
+    """The text on one line, cut to a width in points; a box stands for each character that the font lacks."""
+    text = "".join(letter if _has_glyph(letter) else "□" for letter in " ".join(text.split()))
+    if text_width(text, size) <= width:
+        return text
+    length = max((i for i in range(len(text)) if text_width(f"{text[:i].rstrip()}…", size) <= width), default=0)
+    return f"{text[:length].rstrip()}…"
+
+
+def _has_glyph(letter: str) -> bool:
+    return get_font(findfont(FontProperties(family=FONT))).get_char_index(ord(letter)) > 0
+
+
 def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     """Write a picture as .svg or .png, by its suffix, whole or not at all; the same picture is the same bytes.
 
@@ -131,12 +152,21 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     suffix = target.suffix.lower()
     if suffix not in (".svg", ".png"):
         raise ValueError(f"{target}: a picture is written as .svg or .png, not as '{suffix}'")
+    _write_whole(target, _drawn(figure, suffix[1:]))
+
+
+def to_svg(figure: Figure) -> str:
+    """The picture as SVG; the same picture is the same text."""
+    return _drawn(figure, "svg").decode()
+
+
+def _drawn(figure: Figure, kind: str) -> bytes:
     drawn = BytesIO()
     # As text, letters would come in whichever font the viewer has, wider than was measured: labels would overlap.
     with rc_context({"svg.fonttype": "path", "svg.hashsalt": "effnet_builder"}):
-        about = {"Title": figure.get_label(), **({"Date": None} if suffix == ".svg" else {})}
-        figure.savefig(drawn, format=suffix[1:], dpi=_PNG_DPI, facecolor=figure.get_facecolor(), metadata=about)
-    _write_whole(target, drawn.getvalue())
+        about = {"Title": figure.get_label(), **({"Date": None} if kind == "svg" else {})}
+        figure.savefig(drawn, format=kind, dpi=_PNG_DPI, facecolor=figure.get_facecolor(), metadata=about)
+    return drawn.getvalue()
 
 
 def _write_whole(target: Path, data: bytes) -> None:

@@ -6,38 +6,73 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from .augment_settings import Augment, Cutout, Erasing
+from .boxes import box_mask, crop_boxes, cutout_boxes, erasing_boxes
 from .data import ImageSet
-from .recipe import Augment, Normalize
+from .draws import Draws, hashed_normal, send
+from .geometry import alternating, centre_crop, crop_resize, mirror, random_window, resize
+from .loading import Loader
+from .policies import apply_policy
+from .recipe import Normalize
 
 
 @dataclass(frozen=True)
 class InputPath:
-    """uint8 (N, C, H, W) to float (N, C, R, R): resize, flip, padded crop, normalize."""
+    """uint8 (N, C, H, W) to normalized float (N, C, R, R), as evaluation or as training sees them.
+
+    Images that are larger than R are resized before anything else, smaller ones at the end unless the recipe says
+    `resize_first`: px of crops and cutouts are those of the image in between.
+    """
 
     resolution: int
     normalize: Normalize
     augment: Augment
+    eval_crop: float = 1.0
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A batch for the network; augmented with draws of `generator`, where there is one."""
-        x = images.float().div_(255)
-        if x.shape[-2:] != (self.resolution, self.resolution):
-            size = (self.resolution, self.resolution)
-            x = F.interpolate(x, size, mode="bilinear", align_corners=False, antialias=True)
-        if generator is not None and self.augment.horizontal_flip:
-            mirrored = torch.rand(len(x), generator=generator) < 0.5
-            x = torch.where(mirrored.to(x.device)[:, None, None, None], x.flip(3), x)
-        if generator is not None and self.augment.crop_padding:
-            x = random_crop(x, self.augment.crop_padding, generator)
-        return (x - _per_channel(self.normalize.mean, x.device)) / _per_channel(self.normalize.std, x.device)
+    def evaluate(self, images: Tensor) -> Tensor:
+        """The centre of each image, resized and normalized."""
+        return resize(self._normalized(self._central(images)), self.resolution)
 
-    def batch(self, data: ImageSet, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """The images with these indices, as a batch for the network, and their labels."""
-        index = index.to(data.labels.device)
-        return self(data.images[index], generator), data.labels[index]
+    def train(self, images: Tensor, index: Tensor, epoch: int, draws: Draws) -> Tensor:
+        """Images with these indices (N,) in the data set as an epoch shows them, changed by `draws`.
+
+        An image depends on its own index and row of the draws, not on those beside it; only on a GPU the last bits of
+        a random_resized_crop may, by a matrix product. Does not wait for the device.
+        """
+        augment = self.augment
+        if augment.random_resized_crop is not None:
+            boxes = crop_boxes(images.shape[-2:], augment.random_resized_crop, draws)
+            x = crop_resize(images, boxes, self.resolution)
+        else:
+            x = self._central(images)
+            x = resize(x, self.resolution) if augment.resize_first else x
+        if augment.policy is not None:
+            x = apply_policy(x.round().to(torch.uint8) if x.is_floating_point() else x, augment.policy, draws)
+        if augment.horizontal_flip:
+            epochs = augment.horizontal_flip == "alternating"
+            flips = alternating(send(index, x.device), epoch) if epochs else draws.integers(0, 2) == 1
+            x = mirror(x, flips)
+        if augment.crop_padding:
+            x = random_window(x, augment.crop_padding, augment.padding_mode, draws)
+        x = self._normalized(x)
+        if augment.erasing is not None:
+            x = erase(x, augment.erasing, draws)
+        if augment.cutout is not None:
+            x = cut_out(x, augment.cutout, draws)
+        return resize(x, self.resolution)
+
+    def _central(self, images: Tensor) -> Tensor:
+        """What evaluation keeps of the images, no larger than the network's input."""
+        x = centre_crop(images, self.eval_crop)
+        return resize(x, self.resolution) if max(x.shape[-2:]) > self.resolution else x
+
+    def _normalized(self, x: Tensor) -> Tensor:
+        scale = tuple(1 / (255 * std) for std in self.normalize.std)
+        shift = tuple(-mean / std for mean, std in zip(self.normalize.mean, self.normalize.std, strict=True))
+        x = x.to(torch.float32, copy=True)
+        return x.mul_(_per_channel(scale, x.device)).add_(_per_channel(shift, x.device))
 
 
 @cache  # copied to the device once, not for every batch
@@ -45,24 +80,30 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, device=device)[:, None, None]
 
 
-def random_crop(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """A random R x R window of each image (N, C, R, R) with `padding` px of zeros around it."""
-    count, _, height, width = x.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(x.device)
-    padded = F.pad(x, (padding,) * 4)
-    image = torch.arange(count, device=x.device)[:, None, None]
-    row = (top[:, None] + torch.arange(height, device=x.device))[:, :, None]
-    column = (left[:, None] + torch.arange(width, device=x.device))[:, None, :]
-    return padded[image, :, row, column].permute(0, 3, 1, 2)
+def erase(x: Tensor, erasing: Erasing, draws: Draws) -> Tensor:
+    """Normalized images, in place, with a rectangle of zeros or of noise in some of them."""
+    boxes = erasing_boxes(x.shape[-2:], erasing, draws)
+    mask = box_mask(send(boxes, x.device), x.shape[-2:])
+    if erasing.value == "zero":
+        return x.masked_fill_(mask, 0)
+    return torch.where(mask, hashed_normal(draws.integers(0, 2**31), *x.shape[1:]), x)
 
 
-def measure(data: ImageSet) -> Normalize:
+def cut_out(x: Tensor, cutout: Cutout, draws: Draws) -> Tensor:
+    """Normalized images, in place, with a square of zeros in some of them."""
+    boxes = cutout_boxes(x.shape[-2:], cutout, draws)
+    return x.masked_fill_(box_mask(send(boxes, x.device), x.shape[-2:]), 0)
+
+
+def measure_normalization(data: ImageSet) -> Normalize:
     """Mean and standard deviation of each channel over all images; 1 where a channel is constant."""
-    sums = torch.zeros(2, data.images.shape[1], dtype=torch.float64)
-    for chunk in data.images.split(1024):
-        x = chunk.double().div_(255)
-        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))]).cpu()
-    mean, square = sums / (data.images.numel() / data.images.shape[1])
+    _, channels, height, width = data.pixels.shape
+    sums = torch.zeros(2, channels, dtype=torch.float64)
+    batches = torch.arange(len(data)).split(256)
+    for images, _, _ in Loader(data, torch.device("cpu")).batches(batches):
+        x = images.double().div_(255)
+        sums += torch.stack([x.sum((0, 2, 3)), x.square().sum((0, 2, 3))])
+    mean, square = sums / (len(data) * height * width)
     std = (square - mean**2).clamp(min=0).sqrt()
     std = torch.where(std < 1e-6, torch.ones_like(std), std)
     return Normalize(mean=tuple(mean.tolist()), std=tuple(std.tolist()))

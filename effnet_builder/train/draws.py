@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,8 +46,45 @@ class Draws:
         """One number from 0 (inclusive) to 1 (exclusive) for the whole batch."""
         return torch.rand((), generator=self.generator).item()
 
+    def beta(self, a: float, b: float) -> float:
+        """One number of Beta(a, b) for the whole batch."""
+        seed = torch.randint(2**62, (), generator=self.generator).item()  # torch's own beta knows no generator
+        return float(np.random.default_rng(int(seed)).beta(a, b))
+
+    def on_cpu(self) -> Draws:
+        """The same stream, of which numbers stay on the CPU: for what decides how much work the device gets."""
+        other = copy.copy(self)  # it shares the generator
+        other.device = torch.device("cpu")
+        return other
+
     def _cut(self, drawn: Tensor) -> Tensor:
-        mine = drawn[self.rows]
-        if self.device.type == "cuda":
-            return mine.pin_memory().to(self.device, non_blocking=True)  # a plain copy would wait for the device
-        return mine
+        return send(drawn[self.rows], self.device)
+
+
+def send(made: Tensor, device: torch.device) -> Tensor:
+    """What was made on the CPU, on the device, without waiting for it."""
+    if device.type == "cuda" and not made.is_cuda:
+        return made.pin_memory().to(device, non_blocking=True)  # a plain copy would wait
+    return made.to(device)
+
+
+def hashed(x: Tensor) -> Tensor:
+    """32 mixed bits of each int32, the same on every device (the last step of MurmurHash3, Appleby 2011)."""
+    return _folded(_folded(_folded(x, 16).mul_(-0x7A143595), 13).mul_(-0x3D4D51CB), 16)
+
+
+def _folded(x: Tensor, shift: int) -> Tensor:
+    """Xor with its upper bits, shifted down."""
+    return (x >> shift).bitwise_and_(2 ** (32 - shift) - 1).bitwise_xor_(x)  # `>>` keeps the sign
+
+
+def hashed_normal(seeds: Tensor, *shape: int) -> Tensor:
+    """Standard normal numbers (N, *shape) that follow from int64 seeds (N,), made where the seeds are.
+
+    For one number a pixel, of which `Draws` would make those of the whole batch, on the CPU, in every process.
+    """
+    place = torch.arange(math.prod(shape), dtype=torch.int32, device=seeds.device)
+    bits = hashed(hashed(place) ^ seeds.to(torch.int32)[:, None])
+    uniform = bits.bitwise_and_(0x7FFFFF).float().add_(0.5).div_(2**23)  # never 0 or 1
+    torch.special.ndtri(uniform, out=uniform)
+    return uniform.view(-1, *shape)

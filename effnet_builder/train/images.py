@@ -1,39 +1,88 @@
-"""Images in memory: the sets that sources give, what a source is asked for, and the rule for other channels."""
+"""Sets of images, wherever their pixels are; what a source is asked for, and the rule for other channels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ..config import ConfigError, Mark, Problem
+from .storage import OnBad, Storage, in_bytes
 
 Progress = Callable[[Iterable[object], int, str], Iterable[object]]
 """Wraps an iterable of known length and a description, to show how far it is."""
+
+Shape = tuple[int, int, int, int]
 
 # ITU-R 601 luma in 16-bit fixed point, as Pillow has it: 0.299, 0.587 and 0.114 of 65,536.
 _LUMA = torch.tensor([19595, 38470, 7471], dtype=torch.int32)
 
 
-@dataclass(frozen=True)
-class ImageSet:
-    """Images (N, C, H, W) as uint8 and labels (N,) as int64."""
+class DataError(Exception):
+    """Images that could not be had: a file that cannot be decoded, a worker that died, no answer in time."""
+
+
+class Pixels(Protocol):
+    """All images of a source, of `shape` (N, C, H, W)."""
+
+    @property
+    def shape(self) -> Shape:
+        """(N, C, H, W)."""
+
+    def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """The images with these indices (n,) as uint8 (n, C, H, W), in `out` if it is given. Raises DataError."""
+
+
+@dataclass(frozen=True, eq=False)
+class Resident:
+    """Pixels in memory, or on the device: uint8 (N, C, H, W)."""
 
     images: Tensor
-    labels: Tensor
+
+    @property
+    def shape(self) -> Shape:
+        """(N, C, H, W)."""
+        n, c, h, w = self.images.shape
+        return n, c, h, w
+
+    def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """The images with these indices, where the others are."""
+        if self.images.is_cuda:
+            index = index.pin_memory().to(
+                self.images.device, non_blocking=True
+            )  # a plain copy would wait for the device
+        images = torch.index_select(self.images, 0, index)
+        return images if out is None else out.copy_(images)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Some images of a source, with their labels; it holds no pixels of its own."""
+
+    pixels: Pixels
+    labels: Tensor  # (n,) int64 on the CPU
+    index: Tensor  # (n,) int64 on the CPU: which of the source's images they are
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.index)
 
     def take(self, index: Tensor) -> ImageSet:
-        """The images with these indices."""
-        return ImageSet(self.images[index], self.labels[index])
+        """The images with these indices; their pixels stay where they are."""
+        return ImageSet(self.pixels, self.labels[index], self.index[index])
 
-    def to(self, device: torch.device) -> ImageSet:
-        """The set on a device."""
-        return ImageSet(self.images.to(device), self.labels.to(device))
+    def read(self, index: Tensor | None = None) -> Tensor:
+        """The images with these indices, or all, as uint8 (n, C, H, W). Raises DataError."""
+        return self.pixels.read(self.index if index is None else self.index[index])
+
+
+def in_memory(images: Tensor, labels: Tensor) -> ImageSet:
+    """The set of all these images, uint8 (N, C, H, W)."""
+    return ImageSet(Resident(images), labels.to(torch.int64), torch.arange(len(labels)))
 
 
 @dataclass(frozen=True)
@@ -46,25 +95,47 @@ class Dataset:
     test: ImageSet
     ignored: int = 0  # files in the folders that are no images by their names
     notes: tuple[str, ...] = ()  # what was decided while reading, for the person to know
+    storage: Storage = Storage.memory  # where the images are kept
+    where: str = "kept in memory"  # the same for a person, with the reason
+    fingerprint: str = ""  # the same for the same data, wherever and whenever they are read
+
+    @property
+    def pixels(self) -> list[Pixels]:
+        """Where the pixels of both sets are: one place, or two."""
+        return [self.train.pixels, *([] if self.test.pixels is self.train.pixels else [self.test.pixels])]
+
+    @property
+    def bytes(self) -> int:
+        """Of all images, decoded."""
+        return sum(math.prod(pixels.shape) for pixels in self.pixels)
+
+    @property
+    def kept(self) -> str:
+        """`60,000 images of 32 px, 184 MB: kept in memory`."""
+        count, side = len(self.train) + len(self.test), self.train.pixels.shape[-1]
+        return f"{count:,} images of {side} px, {in_bytes(self.bytes)}: {self.where}"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a source is asked for: images for a network of so many channels and px, within so many bytes of memory."""
+    """What a source is asked for: images for a network of so many channels and px, and where they may be kept."""
 
     channels: int
     size: int
     free: int | None
     progress: Progress
     mark: Mark
+    storage: Storage = Storage.auto
+    cache_dir: Path | None = None
+    on_bad: OnBad = OnBad.error
 
     def refuse(self, message: str) -> ConfigError:
         """The error to raise, with the source that was asked for."""
         return ConfigError([Problem(message, mark=self.mark)])
 
-    def check_memory(self, count: int, side: int, stored: int) -> None:
-        """Refuse images of `stored` channels that would not fit: they are held twice while they are made ready."""
-        needed = 2 * count * max(self.channels, stored) * side**2
+    def check_memory(self, count: int, side: int, stored: int, copies: int = 2) -> None:
+        """Refuse images of `stored` channels that would not fit, held so many times while they are made ready."""
+        needed = copies * count * max(self.channels, stored) * side**2
         if self.free is not None and needed > self.free:
             have = f"{needed / 1e9:.1f} GB of memory, {self.free / 1e9:.1f} are free"
             raise self.refuse(f"{count:,} images of {side} px need {have}")

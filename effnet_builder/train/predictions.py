@@ -6,7 +6,15 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from .augment import InputPath
+from .evaluation import Views, averaged_logits
+from .loading import Loader
+from .optim_settings import Precision
+from .precision import autocast
+from .processes import ALONE, Processes
+from .stopping import Stopped, StopRequest
 
 TOP = 5
 
@@ -24,9 +32,79 @@ class Predictions:
         return len(self.labels)
 
 
-def predict_batch(logits: Tensor, labels: Tensor) -> Predictions:
-    """The entries of a batch of logits (N, classes), where the logits are; computed in float32 or better."""
+@dataclass(frozen=True)
+class Evaluation:
+    """How images reach a network that is not trained: path, batch size, precision, views, processes."""
+
+    inputs: InputPath
+    batch_size: int
+    precision: Precision = Precision.fp32
+    channels_last: bool = True
+    views: Views = "none"
+    processes: Processes = ALONE
+
+
+@torch.no_grad()
+def predict(model: nn.Module, loader: Loader, how: Evaluation, stop: StopRequest | None = None) -> Predictions:
+    """The predictions for every image, each made once.
+
+    Batches are the same ones however many processes share them, so that the results are, too. Raises Stopped.
+    """
+    model.eval()
+    device, processes = loader.device, how.processes
+    batches = torch.arange(len(loader.data)).split(how.batch_size)
+    mine = batches[processes.rank :: processes.count]
+    found: list[Predictions] = []
+    loaded = loader.batches(mine)
+    try:
+        for _ in range(-(-len(batches) // processes.count)):  # as often in every process: all must ask at once
+            if processes.any(bool(stop)):
+                raise Stopped
+            item = next(loaded, None)
+            if item is not None:
+                images, labels, _ = item
+                found.append(predict_batch(infer(model, images, how), labels))
+    finally:
+        loaded.close()
+    return _assembled(found, mine, len(loader.data), device, processes)
+
+
+@torch.no_grad()
+def infer(model: nn.Module, images: Tensor, how: Evaluation) -> Tensor:
+    """Logits (N, classes) for stored images, uint8 (N, C, H, W) on the model's device."""
+    x = how.inputs.evaluate(images)
+    if how.channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    with autocast(how.precision, images.device):
+        return averaged_logits(model, x, how.views)
+
+
+def rank(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The classes by falling probability, at most five, and these; computed in float32 or better."""
     logits = logits if logits.dtype == torch.float64 else logits.float()
     probabilities, top = logits.softmax(1).topk(min(TOP, logits.shape[1]), dim=1)
-    losses = F.cross_entropy(logits, labels, reduction="none")
-    return Predictions(labels, losses.float(), top, probabilities.float())
+    return top, probabilities.float()
+
+
+def predict_batch(logits: Tensor, labels: Tensor) -> Predictions:
+    """The entries of a batch of logits (N, classes), where the logits are; computed in float32 or better."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    return Predictions(labels, F.cross_entropy(wide, labels, reduction="none").float(), *rank(logits))
+
+
+def _assembled(
+    found: list[Predictions], batches: tuple[Tensor, ...], count: int, device: torch.device, processes: Processes
+) -> Predictions:
+    """The parts of all processes in the order of the set; each entry is one process's, zero in the others."""
+    width = processes.most(found[0].top.shape[1] if found else 0)
+    labels = torch.zeros(count, dtype=torch.int64, device=device)
+    losses = torch.zeros(count, device=device)
+    top = torch.zeros(count, width, dtype=torch.int64, device=device)
+    probabilities = torch.zeros(count, width, device=device)
+    for part, index in zip(found, batches, strict=True):
+        rows = slice(int(index[0]), int(index[-1]) + 1)
+        labels[rows], losses[rows] = part.labels, part.losses
+        top[rows], probabilities[rows] = part.top, part.probabilities
+    for values in (labels, losses, top, probabilities):
+        processes.sum_(values)
+    return Predictions(labels.cpu(), losses.cpu(), top.cpu(), probabilities.cpu())

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +11,8 @@ from torch import Tensor
 
 from ..config import printable
 from .download import Archive, fetch_missing
-from .images import Dataset, ImageSet, Wanted, with_channels
-
-DATA_VARIABLE = "EFFNET_BUILDER_DATA"
-DATA_FOLDER = "~/.cache/effnet_builder/data"
+from .images import Dataset, ImageSet, Wanted, in_memory, with_channels
+from .storage import data_folder
 
 # What torchvision raises for files in another format, or cut short.
 _UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError, AssertionError)
@@ -41,18 +37,21 @@ def read_published(found: Published, argument: str, wanted: Wanted) -> Dataset:
 
     kind = getattr(datasets, found.torchvision)
     wanted.check_memory(found.count, found.side, found.channels)
-    root = os.path.expanduser(argument or os.environ.get(DATA_VARIABLE) or DATA_FOLDER)
-    if root.startswith("~"):
-        raise wanted.refuse(f"there is no home folder {root.partition('/')[0]}")
+    try:
+        root = data_folder(argument)
+    except RuntimeError:
+        raise wanted.refuse(f"there is no home folder {argument.partition('/')[0] or '~'}") from None
     below, archives = found.files(kind)
-    folder = Path(root) / below
+    folder = root / below
     fetched = fetch_missing(archives, folder, wanted)
     try:
-        (classes, train), (_, test) = (_read(found, kind, root, part, wanted.channels) for part in (True, False))
+        (classes, train), (_, test) = (_read(found, kind, str(root), part, wanted.channels) for part in (True, False))
     except _UNREADABLE as error:
         reason = printable(str(error)) or type(error).__name__
         raise wanted.refuse(f"the files in {folder} cannot be read ({reason}); remove them to get them anew") from None
-    return Dataset(found.name, classes, train, test, notes=(f"{found.name} is now in {folder}",) if fetched else ())
+    notes = (f"{found.name} is now in {folder}",) if fetched else ()
+    known = " ".join([found.name, *(f"{archive.name} {archive.md5}" for archive in archives)])
+    return Dataset(found.name, classes, train, test, notes=notes, fingerprint=known)
 
 
 def _read(found: Published, kind: Any, root: str, train: bool, channels: int) -> tuple[tuple[str, ...], ImageSet]:
@@ -62,7 +61,7 @@ def _read(found: Published, kind: Any, root: str, train: bool, channels: int) ->
         raise ValueError(f"{len(images):,} images with {len(labels):,} labels")
     if not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
         raise ValueError(f"labels from {int(labels.min())} to {int(labels.max())} for {len(classes)} classes")
-    return classes, ImageSet(with_channels(images, channels), labels)
+    return classes, in_memory(with_channels(images, channels), labels)
 
 
 def _cifar_files(kind: Any) -> tuple[str, tuple[Archive, ...]]:

@@ -1,52 +1,117 @@
-"""The run directory: it appears whole, when the run is done, or not at all."""
+"""The run directory: whose it is, and what lies in it."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from ..config import write_whole
+from .checkpoint import Checkpoints
+
+_LOCK = ".lock"
 
 
-def claim(target: Path) -> Path:
-    """Make the hidden folder beside `target` in which the run grows. Raises OSError where another run has it."""
+class Busy(OSError):  # noqa: N818
+    """Another process has the run."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory by its files."""
+
+    folder: Path
+
+    @property
+    def spec(self) -> Path:
+        """The network, as it is trained."""
+        return self.folder / "spec.yaml"
+
+    @property
+    def recipe(self) -> Path:
+        """How it is trained, with nothing left to be measured."""
+        return self.folder / "recipe.yaml"
+
+    @property
+    def weights(self) -> Path:
+        """What is kept of the training."""
+        return self.folder / "model.safetensors"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """From which the run goes on."""
+        return Checkpoints(self.folder / "checkpoints")
+
+    @property
+    def done(self) -> bool:
+        """Whether the training came to its end."""
+        return (self.folder / "result.json").exists()
+
+    def write_json(self, name: str, value: object) -> None:
+        """Write a file of the run. Raises OSError."""
+        write_whole(self.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a file of the run. Raises OSError where it is not there or is no JSON."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise OSError(f"{path} cannot be read: {error}") from None
+
+
+def create(target: Path) -> Run:
+    """Make an empty run directory. Raises OSError where something is there already."""
     if os.path.lexists(target):
-        raise FileExistsError(f"{target} exists already, and is not overwritten")
+        hint = "; to go on with it, use --resume" if (target / "recipe.yaml").exists() else ""
+        raise FileExistsError(f"{target} exists already, and is not overwritten{hint}")
     target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.unfinished")
-    try:
-        unfinished.mkdir()
-    except FileExistsError:
-        reason = f"another run is at work on it, or was killed: {unfinished} is there; remove it to use the name again"
-        raise FileExistsError(f"{target}: {reason}") from None
-    return unfinished
+    target.mkdir()
+    return Run(target)
 
 
-def claim_next(folder: Path, name: str) -> tuple[Path, Path]:
-    """Claim `folder/name-1`, or the first number that is free: target and hidden folder. Raises OSError."""
+def create_next(folder: Path, name: str) -> Run:
+    """Make `folder/name-1`, or the first number that is free. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)  # out here, a file in the folder's place is no taken number
     number = 1
     while True:
-        target = folder / f"{name}-{number}"
         try:
-            return target, claim(target)
+            return create(folder / f"{name}-{number}")
         except FileExistsError:
             number += 1
 
 
 @contextmanager
-def publishing(unfinished: Path, target: Path) -> Iterator[None]:
-    """Rename the hidden folder to `target` when the work in it is done; remove it if the work fails. Raises OSError."""
+def owning(run: Run) -> Iterator[None]:
+    """Keep others out of a run until the end of the process, however it ends. Raises Busy where another has it."""
+    path = run.folder / _LOCK
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise Busy(f"{run.folder}: another process is at work on it ({file.read().strip() or 'unknown'})") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield  # the file stays: another process may have it open already, and would then lock one that has no name
+
+
+@contextmanager
+def removed_if_empty(run: Run) -> Iterator[None]:
+    """Remove the directory where the work fails before there is anything to go on from."""
     try:
         yield
-        for path in unfinished.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if not run.checkpoints.steps() and not run.done:
+            with contextlib.suppress(OSError):
+                shutil.rmtree(run.folder)
         raise
-    try:
-        os.rename(unfinished, target)
-    except OSError as error:
-        raise OSError(f"{target}: {error.strerror}; the finished run lies in {unfinished}") from None

@@ -12,8 +12,10 @@ import torch
 
 from ..config import nearest
 from .folders import read_folder
-from .images import Dataset, ImageSet, Wanted, with_channels
+from .images import Dataset, Wanted, in_memory, with_channels
 from .published import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, SVHN, read_published
+from .storage import Storage
+from .webdataset import read_webdataset
 
 _FAKE_SIDE = 32
 _MAX_FAKE = 100_000
@@ -27,6 +29,7 @@ class Source:
     read: Callable[[str, Wanted], Dataset]
     argument: str = ""
     required: bool = False
+    encoded: bool = False  # of files that are decoded, which may lie anywhere; the others are kept in memory
 
     def written(self, name: str) -> str:
         """`digits`, `folder:DIR`, `cifar10[:DIR]`."""
@@ -45,6 +48,9 @@ def read_source(source: str, wanted: Wanted) -> Dataset:
     fits = bool(found.argument) if argument else not colon and not found.required
     if not fits:
         raise wanted.refuse(f"expected {found.written(name)}")
+    if wanted.storage in (Storage.cache, Storage.stream) and not found.encoded:
+        allowed = ", ".join(name for name, known in SOURCES.items() if known.encoded)
+        raise wanted.refuse(f"storage {wanted.storage.value} is for {allowed}; {name} is kept in memory")
     return found.read(argument, wanted)
 
 
@@ -57,13 +63,14 @@ def _digits(_: str, wanted: Wanted) -> Dataset:
     wanted.check_memory(len(digits.target), 8, 1)
     pixels = torch.from_numpy((digits.images * (255 / 16)).round().astype(np.uint8))
     images = with_channels(pixels.unsqueeze(1), wanted.channels)
-    everything = ImageSet(images, torch.from_numpy(digits.target.astype(np.int64)))
+    everything = in_memory(images, torch.from_numpy(digits.target.astype(np.int64)))
     train, test = train_test_split(np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=0)
     return Dataset(
         "digits",
         tuple(str(digit) for digit in digits.target_names),
         everything.take(torch.from_numpy(train)),
         everything.take(torch.from_numpy(test)),
+        fingerprint="digits",
     )
 
 
@@ -79,10 +86,10 @@ def _fake(argument: str, wanted: Wanted) -> Dataset:
     total = count + max(classes, count // 4)
     wanted.check_memory(total, _FAKE_SIDE, 3)
     labels = torch.arange(total) % classes
-    everything = ImageSet(with_channels(_fake_images(labels.numpy(), classes), wanted.channels), labels)
+    everything = in_memory(with_channels(_fake_images(labels.numpy(), classes), wanted.channels), labels)
     train, test = torch.arange(count), torch.arange(count, total)
     names = tuple(str(i) for i in range(classes))
-    return Dataset("fake", names, everything.take(train), everything.take(test))
+    return Dataset("fake", names, everything.take(train), everything.take(test), fingerprint=f"fake:{count}x{classes}")
 
 
 def _fake_images(labels: np.ndarray, classes: int) -> torch.Tensor:
@@ -100,7 +107,8 @@ def _fake_images(labels: np.ndarray, classes: int) -> torch.Tensor:
 
 SOURCES = {
     "digits": Source(_digits),
-    "folder": Source(read_folder, "DIR", required=True),
+    "folder": Source(read_folder, "DIR", required=True, encoded=True),
+    "webdataset": Source(read_webdataset, "DIR|PATTERN", required=True, encoded=True),
     "cifar10": Source(partial(read_published, CIFAR10), "DIR"),
     "cifar100": Source(partial(read_published, CIFAR100), "DIR"),
     "fashion-mnist": Source(partial(read_published, FASHION_MNIST), "DIR"),

@@ -1,0 +1,174 @@
+"""Where a network, a recipe and data meet: they are made to fit each other, and become what the trainer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..arch.analysis import analyze
+from ..arch.plan import Plan
+from ..arch.resolve import resolve
+from ..arch.summary import si
+from ..config import ConfigError, Mark, Problem
+from ..train.recipe import Normalize, Recipe
+from .console import EXIT_FAILURE, echo, fail
+
+if TYPE_CHECKING:
+    import torch
+    import typer
+    from torch import nn
+
+    from ..models.network import Network
+    from ..train.data import Dataset, ImageSet
+    from ..train.distill import Teacher
+    from ..train.engine import Job
+    from ..train.loggers import Logger
+    from ..train.processes import Processes
+    from ..train.state import State
+
+
+@dataclass(frozen=True)
+class Material:
+    """A network, a recipe and data that fit each other."""
+
+    plan: Plan
+    recipe: Recipe
+    dataset: Dataset
+    train: ImageSet
+    valid: ImageSet
+
+    @property
+    def normalize(self) -> Normalize:
+        """Mean and std of the images, which are known by now."""
+        assert self.recipe.normalize is not None
+        return self.recipe.normalize
+
+
+def fit_together(plan: Plan, recipe: Recipe, dataset: Dataset) -> Material:
+    """One output for each class; the recipe's mean and std, measured if need be, in the spec too; dropout as it says.
+
+    Raises ConfigError.
+    """
+    from ..train.augment import measure_normalization
+    from ..train.data import split
+
+    train, valid = split(dataset.train, recipe.valid_fraction, recipe.seed)
+    normalize = given_normalization(recipe, plan.in_channels) or measure_normalization(train)
+    changes: dict[str, object] = {"normalization": {"mean": normalize.mean, "std": normalize.std}}
+    if recipe.dropout is not None:
+        changes["head.dropout"] = recipe.dropout
+    if recipe.drop_path_rate is not None:
+        changes["drop_path.rate"] = recipe.drop_path_rate
+    wanted, found = plan.num_classes, len(dataset.classes)
+    if wanted != found:
+        changes["head.num_classes"] = found
+        echo(f"num_classes {wanted:,} -> {found}: {dataset.name} has {found} classes")
+    return Material(resolve(plan.spec.vary(changes)), recipe.vary({"normalize": normalize}), dataset, train, valid)
+
+
+def new_model(plan: Plan, recipe: Recipe, device: torch.device) -> Network:
+    """The network with new weights, which follow from the seed of the recipe. Raises ConfigError."""
+    import torch
+
+    from ..models.network import Network
+    from ..train.data import free_memory
+    from ..train.device import to_device
+
+    _check_memory(plan, free_memory())
+    torch.manual_seed(recipe.seed)
+    model = Network(plan)
+    to_device(model, device, channels_last=recipe.channels_last)
+    return model
+
+
+def assemble(
+    model: nn.Module,
+    material: Material,
+    device: torch.device,
+    *,
+    processes: Processes | None = None,
+    teacher: Teacher | None = None,
+    loggers: Sequence[Logger] = (),
+    workers: int = 0,
+    **settings: Any,
+) -> tuple[State, Job]:
+    """A state before its first step, and the job to do on it. Raises ConfigError where the job cannot be done."""
+    import torch
+
+    from ..train.batches import smallest_share
+    from ..train.ema import EmaModel
+    from ..train.engine import Job
+    from ..train.loading import Loader
+    from ..train.optim import build_optimizer
+    from ..train.precision import gradient_scaler
+    from ..train.processes import ALONE
+    from ..train.state import Counters, State
+
+    recipe, processes = material.recipe, processes or ALONE
+    count = min(recipe.batch_size, len(material.train))
+    if smallest_share(count, processes.count, recipe.accumulate) < 2:
+        parts = f"{processes.count} processes and {recipe.accumulate} micro-batches"
+        message = f"batches of {count} images do not give each of {parts} the two images that batch norm needs"
+        raise recipe.error([Problem(message, ("batch_size",))])
+    called = torch.compile(model, dynamic=False) if recipe.compile else model
+    job = Job(
+        recipe,
+        material.plan.resolution,
+        material.normalize,
+        len(material.dataset.classes),
+        Loader(material.train, device, workers),
+        Loader(material.valid, device, workers),
+        processes.share(called, device),
+        device,
+        processes,
+        teacher,
+        loggers if processes.first else (),
+        **settings,
+    )
+    steps = job.steps_per_epoch
+    lengths = {"steps_per_epoch": steps, "total_steps": steps * recipe.epochs}
+    optimizer = build_optimizer(recipe.optimizer, model, recipe.batch_size, fused=device.type == "cuda")
+    average = None if recipe.ema is None else EmaModel(model, recipe.ema, **lengths)
+    state = State(model, optimizer, gradient_scaler(recipe.precision, device), average, Counters(device))
+    return state, job
+
+
+def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: torch.device) -> float | None:
+    """Train new weights: accuracy on the validation images, None where the loss diverged. Raises ConfigError."""
+    import torch
+
+    from ..train.engine import Diverged, fit
+    from ..train.stopping import StopRequest
+
+    material = fit_together(plan, recipe, dataset)
+    state, job = assemble(new_model(material.plan, recipe, device), material, device)
+    try:
+        fit(state, job, None, StopRequest())
+    except Diverged:
+        return None
+    except torch.OutOfMemoryError:
+        raise out_of_memory(plan, recipe) from None
+    return state.history[-1].kept_accuracy
+
+
+def given_normalization(recipe: Recipe, channels: int) -> Normalize | None:
+    """The recipe's mean and std, if it has any; they must be for as many channels as the network takes."""
+    given = recipe.normalize
+    if given is not None and len(given.mean) != channels:
+        raise recipe.error([Problem(f"has {len(given.mean)} channels, the network takes {channels}", ("normalize",))])
+    return given
+
+
+def out_of_memory(plan: Plan, recipe: Recipe) -> typer.Exit:
+    """One sentence, with what the batch needs."""
+    need = si(recipe.batch_size * analyze(plan).training_bytes_per_image, "B")
+    return fail(f"out of memory: a batch of {recipe.batch_size} images keeps about {need}", EXIT_FAILURE)
+
+
+def _check_memory(plan: Plan, free: int | None) -> None:
+    """Refuse a network whose weights, gradients and momentum do not fit."""
+    needed = 3 * analyze(plan).weight_bytes
+    if free is not None and needed > free:
+        message = f"weights, gradients and momentum need {si(needed, 'B')} of memory, {si(free, 'B')} are free"
+        raise ConfigError([Problem(message, mark=Mark(plan.name))])

@@ -1,0 +1,259 @@
+"""One run, from its first step or its last checkpoint to its end: what `train-arch` does between options and files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+
+from ..arch.analysis import analyze
+from ..arch.plan import Plan
+from ..arch.resolve import resolve
+from ..arch.spec import load_spec
+from ..arch.summary import totals_line
+from ..config import ConfigError, Mark, Node, Problem, write_whole
+from ..models.files import load_weights
+from ..models.network import Network
+from ..train.data import Dataset, load_dataset, place
+from ..train.device import choose_device
+from ..train.engine import Diverged, fit
+from ..train.loggers import ConsoleLogger, CsvLogger, Logger
+from ..train.precision import check_precision, float32_products
+from ..train.processes import Processes, processes
+from ..train.recipe import Recipe, load_recipe
+from ..train.run import Run, create, create_next, owning, removed_if_empty
+from ..train.saving import RunSaver
+from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
+from ..train.stopping import Stopped, StopRequest
+from ..train.storage import OnBad, Storage
+from .compose import Material, assemble, fit_together, new_model, out_of_memory
+from .console import EXIT_FAILURE, echo, fail
+from .finish import finish
+from .memory import fit_into_memory
+from .order import Order, record, recorded_order
+from .resuming import as_before, facts, restore
+from .teaching import teacher_of
+
+if TYPE_CHECKING:
+    from ..train.data import Progress
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run to be started, or one to go on with."""
+
+    plan: Plan
+    recipe: Recipe
+    order: Order
+    source: str | None  # the spec as it was named, of a new run
+    target: Path | None  # the run directory; None for the next free number
+    accept_changes: bool = False
+
+    @property
+    def resumed(self) -> bool:
+        """Whether there is a run to go on with."""
+        return self.source is None
+
+    def train(self, *, fit_batch: bool) -> None:
+        """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
+        stop = StopRequest()
+        with processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
+            silence_others(who)
+            run = self._own(who, owned)
+            try:
+                _train(self, run, who, stop, fit_batch)
+            except Stopped:
+                assert stop.signal is not None
+                on = f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
+                raise fail(f"stopped by {stop.signal.name}{_where(run)}{on}", 128 + stop.signal) from None
+            except Diverged as error:
+                raise fail(f"{error}{_where(run)}", EXIT_FAILURE) from None
+            except torch.OutOfMemoryError:
+                raise out_of_memory(self.plan, self.recipe) from None
+        echo(f"wrote {run.folder}", bold=True)
+
+    def _own(self, who: Processes, owned: ExitStack) -> Run:
+        """The run directory, which the first process makes and locks. Raises ConfigError, OSError."""
+        if not who.first:
+            return Run(Path(who.tell(None)))
+        if self.resumed:
+            assert self.target is not None
+            run = Run(self.target)
+        elif self.target is None:
+            run = create_next(Path("runs"), f"{self.plan.name}-{self.order.data.partition(':')[0]}")
+        else:
+            run = _create(self.target)
+        if not self.resumed:
+            owned.enter_context(removed_if_empty(run))
+        owned.enter_context(owning(run))
+        run.checkpoints.clean()
+        return Run(Path(who.tell(str(run.folder))))
+
+
+def start(plan: Plan, recipe: Recipe, order: Order, source: str, target: Path | None) -> Session:
+    """A new run."""
+    return Session(plan, recipe, order, source, target)
+
+
+def go_on(
+    target: Path, options: Mapping[str, Any], recipe: str | None, changes: Mapping[str, Node], accept_changes: bool
+) -> Session:
+    """The run in a directory, with options and values of the recipe replaced. Raises ConfigError."""
+    run, mark = Run(target), Mark(f"--resume {target}")
+    if not run.recipe.exists():
+        raise ConfigError([Problem("is no run directory: it has no recipe.yaml", mark=mark)])
+    if run.done:
+        raise ConfigError([Problem("is done; its weights are in model.safetensors", mark=mark)])
+    try:
+        order = recorded_order(run.read_json("run.json")).vary(options)
+    except (OSError, KeyError, TypeError) as error:
+        raise ConfigError([Problem(f"its run.json cannot be read: {error}", mark=mark)]) from None
+    plan = resolve(load_spec(run.spec))
+    return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, accept_changes)
+
+
+def _create(target: Path) -> Run:
+    try:
+        return create(target)
+    except OSError as error:
+        reason = error.strerror if error.errno else error
+        raise ConfigError([Problem(f"{reason}", mark=Mark(f"--out {target}"))]) from None
+
+
+def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
+    order = session.order
+    device = choose(order.device, who)
+    if session.resumed:
+        as_before(run)
+    model, material = _prepare(session, device, who, fit_batch)
+    saver = RunSaver(run.checkpoints, facts(material), echo, best=order.best, processes=who)
+    teacher = teacher_of(order.teacher, material, device)
+    state, job = assemble(
+        model, material, device, processes=who, teacher=teacher, workers=order.workers,
+        loggers=_loggers(run, material, order) if who.first else (), log_every=order.log_every,
+        save_every=order.save_every,
+    )  # fmt: skip
+    try:
+        if session.resumed:
+            restore(saver, state, facts(material), Mark(f"--resume {run.folder}"), session.accept_changes)
+        if who.first:
+            _write(run, material, order, device, who, session.resumed)
+        with float32_products(material.recipe.precision, device):
+            fit(state, job, saver, stop)
+    finally:
+        for logger in job.loggers:
+            logger.close()
+    with float32_products(material.recipe.precision, device):
+        finish(run, state, job, material, order, stop)
+
+
+def _prepare(session: Session, device: torch.device, who: Processes, fit_batch: bool) -> tuple[Network, Material]:
+    """The network on the device, and what else it takes, in batches that fit into the memory. Raises ConfigError."""
+    plan, recipe = session.plan, session.recipe
+    try:
+        check_precision(recipe.precision, device)
+    except ValueError as error:
+        raise recipe.error([Problem(f"{error}", ("precision",))]) from None
+    material = fit_together(plan, recipe, read_data(session.order, plan, recipe.eval_crop, device))
+    _introduce(material, device, who)
+    model = new_model(material.plan, recipe, device)
+    material = fit_into_memory(model, material, device, who, split=fit_batch)
+    if session.source is not None and session.source.endswith(".safetensors"):
+        count = load_weights(model, session.source)
+        echo(f"starting from the weights of {session.source}: {count} tensors")
+    return model, material
+
+
+def silence_others(who: Processes) -> None:
+    """Let one process speak for all."""
+    if not who.first:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
+
+
+def choose(name: str, who: Processes) -> torch.device:
+    """The device of `--device`; of several, the one of this process."""
+    try:
+        return choose_device(name, who.local_rank)
+    except ValueError as error:
+        raise fail(f"--device {name}: {error}") from None
+
+
+def read_data(order: Order, plan: Plan, eval_crop: float, device: torch.device) -> Dataset:
+    """The data of an order, for a network, on the device where they fit. Raises ConfigError."""
+    dataset = load_dataset(
+        order.data,
+        channels=plan.in_channels,
+        size=round(plan.resolution / eval_crop),
+        progress=progress(Console(highlight=False)),
+        storage=order.storage,
+        on_bad=OnBad(order.on_bad),
+    )
+    if device.type == "cuda":
+        dataset = place(dataset, device, torch.cuda.mem_get_info(device)[0], Storage(order.storage))
+    return dataset
+
+
+def _introduce(material: Material, device: torch.device, who: Processes) -> None:
+    """What is trained, on what, how and where."""
+    plan, recipe, dataset = material.plan, material.recipe, material.dataset
+    echo(totals_line(plan, analyze(plan)))
+    counts = (
+        f"{len(material.train):,} images to train, {len(material.valid):,} to validate, {len(dataset.test):,} to test"
+    )
+    echo(f"{dataset.name}: {counts}")
+    if dataset.ignored:
+        echo(f"{dataset.ignored:,} files are left out: their names are not those of images", err=True)
+    for note in dataset.notes:
+        echo(note, err=True)
+    echo(dataset.kept)
+    many = f", in {who.count} processes" if who.count > 1 else ""
+    echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}{many}")
+
+
+def _write(run: Run, material: Material, order: Order, device: torch.device, who: Processes, resumed: bool) -> None:
+    """What the run is, before its first step."""
+    write_whole(run.spec, material.plan.spec.to_yaml())
+    write_whole(run.recipe, material.recipe.to_yaml())
+    written = record(order, material.dataset, device, who.count)
+    if resumed:  # the first start stays on record
+        before = run.read_json("run.json")
+        parts = [*before.get("resumed", []), {key: written[key] for key in ("environment", "command", "git")}]
+        written = {**before, "order": written["order"], "resumed": parts}
+    run.write_json("run.json", written)
+
+
+def _loggers(run: Run, material: Material, order: Order) -> list[Logger]:
+    recipe = material.recipe
+    loggers: list[Logger] = [
+        ConsoleLogger(Console(highlight=False), recipe.epochs, echo),
+        CsvLogger(run.folder),
+        JsonlLogger(run.folder / "metrics.jsonl"),
+    ]
+    if order.tensorboard:
+        loggers.append(TensorBoardLogger(run.folder / "tensorboard"))
+    if order.wandb:
+        settings = {"spec": material.plan.spec.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
+        loggers.append(WandbLogger(run.folder.name, settings, run.folder))
+    return loggers
+
+
+def _where(run: Run) -> str:
+    steps = run.checkpoints.steps()
+    return f"; step {steps[0]:,} is saved" if steps else "; nothing was kept"
+
+
+def progress(console: Console) -> Progress:
+    """A bar on a terminal, nothing elsewhere."""
+    from rich.progress import track
+
+    def wrap(items: Iterable[object], total: int, description: str) -> Iterable[object]:
+        return track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
+
+    return wrap

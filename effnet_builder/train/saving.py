@@ -1,0 +1,67 @@
+"""Keeps the states of a run as checkpoints, with what they belong to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from .checkpoint import Checkpoint, Checkpoints, Damaged, read
+from .processes import ALONE, Processes
+from .state import State
+
+
+class NothingKept(Exception):  # noqa: N818
+    """There is no checkpoint that can be read."""
+
+
+class RunSaver:
+    """Saves in the first process, restores in all: they see the same disk."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        facts: Mapping[str, Any],
+        say: Callable[[str], None],
+        *,
+        best: int = 1,
+        processes: Processes | None = None,
+    ) -> None:
+        self.checkpoints, self.facts, self.say, self.best = checkpoints, facts, say, best
+        self.processes = processes or ALONE
+        self.saved: int | None = None  # the step of the last checkpoint of this process
+
+    def save(self, state: State) -> None:
+        """Write a checkpoint. Raises OSError for the first one; a later one that cannot be written stops nothing."""
+        if not self.processes.first:
+            return
+        ranking = sorted(state.history, key=lambda metrics: metrics.kept_accuracy, reverse=True)
+        keep = [metrics.step for metrics in ranking[: self.best]]
+        try:
+            self.checkpoints.save(state.step, state.checkpoint(self.facts), keep)
+        except OSError as error:
+            if self.saved is None and state.step == 0:
+                raise
+            kept = self.checkpoints.steps()
+            last = f"; the last one is of step {kept[0]:,}" if kept else ""
+            self.say(f"no checkpoint of step {state.step:,} could be written: {error}{last}")
+        else:
+            self.saved = state.step
+
+    def restore(self, state: State) -> None:
+        """Continue from the newest checkpoint that is whole. Raises NothingKept."""
+        state.load(self.newest())
+
+    def newest(self) -> Checkpoint:
+        """The newest checkpoint that is whole, the same one in all processes. Raises NothingKept."""
+        found = next(self._good(), None) if self.processes.first else None
+        step = self.processes.tell(-1 if found is None else found[0])
+        if step < 0:
+            raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")
+        return read(self.checkpoints.path(step)) if found is None else found[1]
+
+    def _good(self) -> Iterator[tuple[int, Checkpoint]]:
+        for step, checkpoint in self.checkpoints.newest():
+            if isinstance(checkpoint, Damaged):
+                self.say(f"{checkpoint}; going on from an older one")
+            else:
+                yield step, checkpoint

@@ -1,0 +1,181 @@
+"""Where steps and epochs are written to be read by programs: JSON lines, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..config import ConfigError, Problem, write_whole
+from .loggers import EpochMetrics, StepMetrics
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+# Two equal runs differ in these alone.
+_TIMING = frozenset({"seconds", "images_per_second", "wait_share"})
+
+
+class JsonlLogger:
+    """One JSON object a line, on disk as soon as it is known. Equal runs write equal bytes: no time is in it.
+
+    {"kind": "step", "step": 20, "epoch": 1, "loss": 1.2, "lr": 0.1, "grad_norm": 0.8, "skipped": 0}
+    {"kind": "epoch", "epoch": 1, ...}: the fields of EpochMetrics. A number that is not finite is null.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Append the line of a step. Raises OSError."""
+        self._append("step", asdict(metrics))
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """Append the line of an epoch. Raises OSError."""
+        self._append("epoch", asdict(metrics))
+
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing is written for a step that is not reported."""
+
+    def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
+        """Keep what was known after this step, and of these epochs."""
+        self.trim(step, len(history))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+    def trim(self, step: int, epochs: int) -> None:
+        """Keep what a checkpoint knows of, `step` steps and `epochs` epochs, so that a resumed run adds what follows.
+
+        A line that was cut short goes too. The file is rewritten whole or not at all. Raises OSError.
+        """
+        if self.path.exists():
+            lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last line feed was cut short
+            kept = [line for line in lines if _known(line, {"step": step, "epoch": epochs})]
+            write_whole(self.path, b"".join(line + b"\n" for line in kept).decode())
+
+    def _append(self, kind: str, data: Mapping[str, Any]) -> None:
+        shown = {name: _finite(value) for name, value in data.items() if name not in _TIMING}
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps({"kind": kind, **shown}, allow_nan=False) + "\n")
+
+
+def _known(line: bytes, done: Mapping[str, int]) -> bool:
+    """Whether a line is whole and of the steps or epochs that are done."""
+    try:
+        data = json.loads(line)
+        return bool(data[data["kind"]] <= done[data["kind"]])
+    except (ValueError, LookupError, TypeError):
+        return False
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class TensorBoardLogger:
+    """Event files in a folder, everything over steps; needs the extra `tensorboard`. Raises ConfigError without it.
+
+    Where a run goes back, or goes on, TensorBoard hides what was written of the steps that are done again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise _missing(error, "tensorboard") from None
+        self.open: Callable[[int | None], SummaryWriter] = lambda step: SummaryWriter(str(folder), purge_step=step)
+        self.writer: SummaryWriter | None = None
+
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing is written for a step that is not reported."""
+
+    def step(self, metrics: StepMetrics) -> None:
+        """The numbers of a step."""
+        self._add(_step_scalars(metrics), metrics.step)
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """The numbers of an epoch, at its last step."""
+        self._add(_epoch_scalars(metrics), metrics.step)
+
+    def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
+        """Hide what comes after this step."""
+        self.close()
+        self.writer = self.open(step + 1 if step else None)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self.writer is not None:
+            self.writer.close()
+
+    def _add(self, scalars: Mapping[str, float], step: int) -> None:
+        if self.writer is None:
+            self.writer = self.open(None)
+        for name, value in scalars.items():
+            self.writer.add_scalar(name, value, step)
+        self.writer.flush()
+
+
+class WandbLogger:
+    """A run of Weights & Biases; needs the extra `wandb`. Its own settings (WANDB_MODE, WANDB_PROJECT) hold.
+
+    Its files lie in `folder`; with WANDB_MODE=offline nothing is sent. The file `wandb.id` there says which run is
+    continued: what is told of steps that it knows already is left out. Raises ConfigError where wandb is missing or
+    cannot start.
+    """
+
+    def __init__(self, name: str, config: Mapping[str, Any], folder: Path) -> None:
+        try:
+            import wandb
+        except ModuleNotFoundError as error:
+            raise _missing(error, "wandb") from None
+        file = folder / "wandb.id"
+        known = file.read_text(encoding="utf-8") if file.exists() else None
+        try:
+            self.run: Any = wandb.init(name=name, config=dict(config), dir=str(folder), id=known, resume="allow")
+        except wandb.Error as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            message = f"Weights & Biases does not start: {reason}; WANDB_MODE=offline needs neither account nor network"
+            raise ConfigError([Problem(message)]) from None
+        write_whole(file, str(self.run.id))
+
+    def tick(self, step: int, steps: int) -> None:
+        """Nothing is sent for a step that is not reported."""
+
+    def step(self, metrics: StepMetrics) -> None:
+        """The numbers of a step."""
+        self.run.log(_step_scalars(metrics), step=metrics.step)
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """The numbers of an epoch, at its last step."""
+        self.run.log(_epoch_scalars(metrics), step=metrics.step)
+
+    def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
+        """W&B forgets nothing, and takes no step twice."""
+
+    def close(self) -> None:
+        """Write, and send, what is left."""
+        self.run.finish()
+
+
+def _step_scalars(metrics: StepMetrics) -> dict[str, float]:
+    return _scalars("step", metrics, ("step", "epoch"))
+
+
+def _epoch_scalars(metrics: EpochMetrics) -> dict[str, float]:
+    return {"epoch": float(metrics.epoch), **_scalars("epoch", metrics, ("epoch", "step"))}
+
+
+def _scalars(kind: str, metrics: StepMetrics | EpochMetrics, without: tuple[str, ...]) -> dict[str, float]:
+    """`step/loss`, `epoch/valid_accuracy` and so on; what is None is left out."""
+    return {
+        f"{kind}/{name}": value for name, value in asdict(metrics).items() if value is not None and name not in without
+    }
+
+
+def _missing(error: ModuleNotFoundError, package: str) -> ConfigError:
+    name = str(error.name).partition(".")[0]
+    return ConfigError([Problem(f"{name} is not installed; pip install 'effnet_builder[{package}]'")])

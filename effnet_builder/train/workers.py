@@ -1,0 +1,84 @@
+"""A process that decodes images into memory that it shares with this one."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import multiprocessing
+import signal
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
+
+import numpy as np
+from torch import Tensor
+
+from .encoded import Encoded, Streamed, decode_rows
+from .images import DataError
+
+# Forked: a worker starts in milliseconds, loads no libraries of its own, and shares memory that is no part of /dev/shm,
+# which containers keep small. It runs Pillow and NumPy only: no thread of torch, no CUDA.
+_FORK = multiprocessing.get_context("fork")
+_GRACE = 5.0  # seconds for a process that was killed to be gone
+
+
+class Worker:
+    """A process that decodes up to `most` images at a time; it ends with this object, or with the parent process."""
+
+    def __init__(self, pixels: Streamed, most: int, timeout: float) -> None:
+        shape = (most, *pixels.shape[1:])
+        self.files = pixels.files
+        self.timeout = timeout
+        self.images = np.frombuffer(mmap.mmap(-1, int(np.prod(shape))), np.uint8).reshape(shape)
+        self.connection, theirs = _FORK.Pipe()
+        arguments = (self.files, self.images, theirs, self.connection)
+        self.process = _FORK.Process(target=_serve, args=arguments, name="images", daemon=True)
+        self.process.start()
+        theirs.close()
+        # Before multiprocessing itself ends its children, and waits: a stopped process would not hear of that.
+        self.end = Finalize(self, _kill, (self.process,), exitpriority=1)
+
+    def read(self, index: Tensor, out: Tensor) -> None:
+        """The images of these rows, as `out`. Raises DataError, also where the process died or gives no answer."""
+        try:
+            self.connection.send(index.numpy())
+            if not self.connection.poll(self.timeout):
+                raise DataError(
+                    f"a worker that decodes images gave no answer for {self.timeout:g} s; "
+                    f"it was at {self.files.label(int(index[0]))}, or at one of the {len(index) - 1} images after it"
+                )
+            refusal = self.connection.recv()
+        except (EOFError, OSError):
+            raise DataError(f"a worker that decodes images {self._fate()}") from None
+        if refusal is not None:
+            raise DataError(refusal)
+        out.numpy()[...] = self.images[: len(index)]
+
+    def _fate(self) -> str:
+        self.process.join(_GRACE)
+        code = self.process.exitcode
+        if code is None or code >= 0:
+            return f"ended with code {code}"
+        name = signal.Signals(-code).name
+        return f"was killed by {name}" + ("; perhaps the memory was full" if name == "SIGKILL" else "")
+
+
+def _kill(process: BaseProcess) -> None:
+    process.kill()
+    process.join(_GRACE)
+
+
+def _serve(files: Encoded, images: np.ndarray, connection: Connection, parents: Connection) -> None:
+    """Answer each array of rows with None, or with what is wrong, until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process, and the parent says when to end
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    parents.close()
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            rows = connection.recv()
+            refusal = None
+            try:
+                decode_rows(files, rows.tolist(), images[: len(rows)])
+            except DataError as error:
+                refusal = str(error)
+            connection.send(refusal)

@@ -256,7 +256,7 @@ import os, signal, sys, torch
 from effnet_builder.train import encoded, loading
 from effnet_builder.train.data import load_dataset
 loading.PIECE = 4
-data = load_dataset(sys.argv[1], channels=3, size=16, progress=lambda items, *_: items, storage="stream", cache_dir=sys.argv[2])
+data = load_dataset(sys.argv[1], channels=3, size=16, progress=lambda items, *_: items, storage=sys.argv[3], cache_dir=sys.argv[2])
 loader = loading.Loader(data.train, torch.device("cpu"), workers=2)
 running = loader.batches(torch.arange(30).split(2) * 100)
 next(running)
@@ -274,22 +274,22 @@ def gone(pid: str) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at processes in /proc")
 @pytest.mark.parametrize(
-    "end",
+    ("storage", "end", "code"),
     [
-        "os.kill(multiprocessing.active_children()[0].pid, signal.SIGSTOP); raise SystemExit(3)",
-        "os.kill(os.getpid(), signal.SIGKILL)",
+        ("stream", "os.kill(multiprocessing.active_children()[0].pid, signal.SIGSTOP); raise SystemExit(3)", 3),
+        ("stream", "os.kill(os.getpid(), signal.SIGKILL)", -signal.SIGKILL),
+        ("cache", "raise SystemExit(3)", 3),  # with threads that are at work in torch
     ],
 )
-def test_no_process_outlives_the_training(folder: Path, tmp_path: Path, end: str) -> None:
+def test_no_process_outlives_the_training(folder: Path, tmp_path: Path, storage: str, end: str, code: int) -> None:
     """With an epoch under way, whose iterator nobody closed."""
-    command = [sys.executable, "-c", SCRIPT + end, f"folder:{folder}", str(tmp_path)]
+    command = [sys.executable, "-c", SCRIPT + end, f"folder:{folder}", str(tmp_path), storage]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         pids = process.stdout.readline().split()
-        assert process.wait(60) == (3 if "Exit" in end else -signal.SIGKILL)
         assert process.stderr is not None
-        assert process.stderr.read() == ""
-    assert len(pids) == 2
+        assert (process.wait(60), process.stderr.read()) == (code, "")
+    assert len(pids) == (2 if storage == "stream" else 0)
     soon(lambda: all(gone(pid) for pid in pids), "the workers are gone")
 
 

@@ -104,6 +104,34 @@ def test_rule(shape: tuple[int, ...], kernel: int, stride: int, expected: bool) 
     assert not wins(x.bfloat16(), weight.bfloat16(), geometry)
 
 
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride", "expected"),
+    [
+        ((128, 1152, 1, 1), 5, 1, True), ((1, 1152, 1, 1), 5, 1, True), ((1, 1000, 1, 1), 5, 1, False),
+        ((128, 480, 2, 2), 3, 1, True), ((4, 480, 2, 2), 3, 1, False), ((5, 480, 2, 2), 3, 1, True),
+        ((128, 240, 4, 4), 3, 2, False), ((128, 240, 4, 4), 5, 1, True), ((128, 144, 8, 8), 5, 2, True),
+        ((128, 144, 8, 8), 3, 1, False), ((128, 144, 9, 8), 5, 2, False), ((32, 480, 14, 14), 5, 1, False),
+        ((0, 240, 4, 4), 5, 1, False),
+    ],
+)  # fmt: skip
+def test_rule_of_channels_last_inputs(shape: tuple[int, ...], kernel: int, stride: int, expected: bool) -> None:
+    geometry = Geometry((stride, stride), (kernel // 2, kernel // 2), (1, 1))
+    x = torch.empty(shape).contiguous(memory_format=torch.channels_last)
+    assert wins(x, torch.empty(shape[1], 1, kernel, kernel), geometry) is expected
+
+
+def test_chunks_of_the_batch_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = Geometry((2, 1), (2, 2), (1, 1))
+    x = torch.randn(5, 3, 4, 4, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(3, 1, 5, 5, dtype=torch.float64, requires_grad=True)
+    y = nn.functional.conv2d(x, weight, None, *geometry, groups=3)
+    grad = torch.randn_like(y)
+    (theirs,) = torch.autograd.grad(y, weight, grad)
+    for elements in (1, 2 * 3 * 16, 4 * 3 * 16, 5 * 3 * 16, 10**6):  # 1, 2, 4, and all 5 images
+        monkeypatch.setattr(depthwise, "_CHUNK", elements)
+        assert close(weight_gradient(x, grad, weight, geometry), theirs, 1e-13)
+
+
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The inputs whose weight gradient was ours."""
@@ -131,6 +159,19 @@ def test_ours_is_used_and_repeats(calls: list[Tensor]) -> None:
     layer.weight.requires_grad_(False)
     layer(x.requires_grad_()).sum().backward()
     assert len(calls) == 3
+
+
+def test_ours_is_used_for_channels_last(calls: list[Tensor]) -> None:
+    torch.manual_seed(0)
+    layer = DepthwiseConv2d(CHANNELS, CHANNELS, **LARGE_KERNEL).to(memory_format=torch.channels_last)
+    plain = nn.Conv2d(CHANNELS, CHANNELS, **LARGE_KERNEL)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(600, CHANNELS, 3, 3, dtype=torch.float64).contiguous(memory_format=torch.channels_last)
+    y = layer(x)
+    assert torch.equal(y, plain(x))
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    assert close(gradient(layer, x), gradient(plain, x), 1e-12)
+    assert [seen.shape for seen in calls] == [x.shape]
 
 
 def test_gradcheck(calls: list[Tensor]) -> None:

@@ -232,8 +232,11 @@ def test_an_image_gets_the_operations_that_it_drew(policy: AnyPolicy) -> None:
     before = x = images(200)
     for operations, strong in draw_operations(policy, x.shape[-2:], Draws(3, 200)):
         after = apply_operations(x, operations, strong, policy)
-        for a, b, i, s in zip(after, x, operations, strong, strict=True):
-            assert (a != theirs(b, OPERATIONS[i], float(s), policy.interpolation)).float().mean() < 0.02
+        steps = zip(x, operations, strong, strict=True)
+        expected = torch.stack([theirs(image, OPERATIONS[i], float(s), policy.interpolation) for image, i, s in steps])
+        differ = (after != expected).float().mean((1, 2, 3))
+        assert differ.max() < 0.2  # at magnitude 0.6, a fifth of the blends come to a whole level
+        assert differ.mean() < 0.01
         x = after
     assert torch.equal(x, apply_policy(before, policy, Draws(3, 200)))
     assert (x != before).flatten(1).any(1).float().mean() > 0.5

@@ -22,6 +22,7 @@ from ..train.stopping import StopRequest
 from .compose import Material
 from .console import echo
 from .order import Order, environment
+from .reporting import write_report
 
 
 def finish(run: Run, state: State, job: Job, material: Material, order: Order, stop: StopRequest) -> None:
@@ -43,6 +44,8 @@ def finish(run: Run, state: State, job: Job, material: Material, order: Order, s
     write_weights(kept.state_dict(), material.plan, run.weights, classes=dataset.classes)
     run.write_json("evaluation.json", {"split": "test", **metrics.to_dict()})
     result = _result(state, job, epoch, metrics, raw) | {"data": order.data, "classes": list(dataset.classes)}
+    if order.report:
+        write_report(run, material, state.history, predictions, metrics, run.read_json("run.json"))
     run.write_json("result.json", result | environment(job.device, job.processes.count))
 
 

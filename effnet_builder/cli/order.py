@@ -33,6 +33,7 @@ class Order:
     best: int = 1
     tensorboard: bool = False
     wandb: bool = False
+    report: bool = True
 
     def vary(self, given: Mapping[str, Any]) -> Order:
         """With the options that were given, which are those that are not None."""

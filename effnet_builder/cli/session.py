@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -19,24 +18,28 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import totals_line
-from ..config import ConfigError, Mark, Node, Problem
+from ..config import ConfigError, Mark, Node, Problem, write_whole
+from ..models.files import load_weights
+from ..models.network import Network
 from ..train.data import Dataset, load_dataset, place
 from ..train.device import choose_device
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger
+from ..train.precision import check_precision, float32_products
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe, load_recipe
 from ..train.run import Run, create, create_next, owning, removed_if_empty
-from ..train.saving import NothingKept, RunSaver
+from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
-from ..train.state import State
 from ..train.stopping import Stopped, StopRequest
 from ..train.storage import OnBad, Storage
 from .compose import Material, assemble, fit_together, new_model, out_of_memory
 from .console import EXIT_FAILURE, echo, fail
 from .finish import finish
+from .memory import fit_into_memory
 from .order import Order, record, recorded_order
-from .teaching import load_teacher
+from .resuming import as_before, facts, restore
+from .teaching import teacher_of
 
 if TYPE_CHECKING:
     from ..train.data import Progress
@@ -125,44 +128,47 @@ def _create(target: Path) -> Run:
 
 
 def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
-    order, console = session.order, Console(highlight=False)
+    order = session.order
     device = choose(order.device, who)
     if session.resumed:
-        _as_before(run)
-    dataset = read_data(order, session.plan, session.recipe.eval_crop, device)
-    material = fit_together(session.plan, session.recipe, dataset)
-    _introduce(material, device, who)
-    saver = RunSaver(run.checkpoints, _facts(material), echo, best=order.best, processes=who)
-    model = new_model(material.plan, material.recipe, device)
-    teacher = None
-    if material.recipe.distill is not None:
-        teacher = load_teacher(order.teacher, material, device)
-    elif order.teacher is not None:
-        raise ConfigError([Problem("the recipe has no distill", mark=Mark(f"--teacher {order.teacher}"))])
-    if session.source is not None and session.source.endswith(".safetensors"):
-        from ..models.files import load_weights
-
-        echo(f"starting from the weights of {session.source}: {load_weights(model, session.source)} tensors")
-    loggers = _loggers(run, material, order, console) if who.first else []
+        as_before(run)
+    model, material = _prepare(session, device, who, fit_batch)
+    saver = RunSaver(run.checkpoints, facts(material), echo, best=order.best, processes=who)
+    teacher = teacher_of(order.teacher, material, device)
+    state, job = assemble(
+        model, material, device, processes=who, teacher=teacher, workers=order.workers,
+        loggers=_loggers(run, material, order) if who.first else (), log_every=order.log_every,
+        save_every=order.save_every,
+    )  # fmt: skip
     try:
-        state, job = assemble(
-            model, material, device, processes=who, teacher=teacher, loggers=loggers, workers=order.workers,
-            log_every=order.log_every, save_every=order.save_every,
-        )  # fmt: skip
         if session.resumed:
-            _restore(session, saver, state, material)
+            restore(saver, state, facts(material), Mark(f"--resume {run.folder}"), session.accept_changes)
         if who.first:
             _write(run, material, order, device, who, session.resumed)
-        fit(state, job, saver, stop)
-        _close(loggers)
-        finish(run, state, job, material, order, stop)
+        with float32_products(material.recipe.precision, device):
+            fit(state, job, saver, stop)
     finally:
-        _close(loggers)
+        for logger in job.loggers:
+            logger.close()
+    with float32_products(material.recipe.precision, device):
+        finish(run, state, job, material, order, stop)
 
 
-def _close(loggers: Iterable[Logger]) -> None:
-    for logger in loggers:
-        logger.close()
+def _prepare(session: Session, device: torch.device, who: Processes, fit_batch: bool) -> tuple[Network, Material]:
+    """The network on the device, and what else it takes, in batches that fit into the memory. Raises ConfigError."""
+    plan, recipe = session.plan, session.recipe
+    try:
+        check_precision(recipe.precision, device)
+    except ValueError as error:
+        raise recipe.error([Problem(f"{error}", ("precision",))]) from None
+    material = fit_together(plan, recipe, read_data(session.order, plan, recipe.eval_crop, device))
+    _introduce(material, device, who)
+    model = new_model(material.plan, recipe, device)
+    material = fit_into_memory(model, material, device, who, split=fit_batch)
+    if session.source is not None and session.source.endswith(".safetensors"):
+        count = load_weights(model, session.source)
+        echo(f"starting from the weights of {session.source}: {count} tensors")
+    return model, material
 
 
 def silence_others(who: Processes) -> None:
@@ -211,65 +217,8 @@ def _introduce(material: Material, device: torch.device, who: Processes) -> None
     echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}{many}")
 
 
-def _facts(material: Material) -> dict[str, Any]:
-    """What a checkpoint belongs to."""
-    return {
-        "spec": material.plan.spec.to_yaml(),
-        "recipe": material.recipe.to_yaml(),
-        "data": material.dataset.fingerprint,
-        "classes": list(material.dataset.classes),
-    }
-
-
-def _restore(session: Session, saver: RunSaver, state: State, material: Material) -> None:
-    """Go on from the newest checkpoint that is whole, if it belongs to the same network, recipe and data."""
-    mark = Mark(f"--resume {session.target}")
-    try:
-        checkpoint = saver.newest()
-    except NothingKept as error:
-        raise ConfigError([Problem(f"{error}", mark=mark)]) from None
-    changed = _differences(checkpoint.facts, _facts(material))
-    if changed and not session.accept_changes:
-        message = "the run was made with other ones than these; --accept-changes goes on with them"
-        raise ConfigError([Problem("\n".join([message, *changed]), mark=mark)])
-    for line in changed:
-        echo(line, err=True)
-    try:
-        state.load(checkpoint)
-    except (RuntimeError, KeyError) as error:
-        raise ConfigError([Problem(f"does not fit: {str(error).splitlines()[0]}", mark=mark)]) from None
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Lines that show what differs, each with the name of the file."""
-    lines = []
-    for name in ("spec", "recipe"):
-        old, new = before[name].splitlines(), now[name].splitlines()
-        found = [
-            line
-            for line in difflib.unified_diff(old, new, lineterm="", n=0)
-            if not line.startswith(("---", "+++", "@@"))
-        ]
-        lines += [f"  {name}.yaml: {line}" for line in found]
-    if before["data"] != now["data"]:
-        lines.append(f"  the data have changed: {before['data']} -> {now['data']}")
-    if before["classes"] != now["classes"]:
-        lines.append(f"  the classes have changed: {len(before['classes'])} -> {len(now['classes'])}")
-    return lines
-
-
-def _as_before(run: Run) -> None:
-    """The number of threads that the run was started with: with another one, sums differ in their last bits."""
-    threads = run.read_json("run.json")["environment"]["threads"]
-    if threads != torch.get_num_threads():
-        echo(f"on {threads} threads, as the run was started, not {torch.get_num_threads()}", err=True)
-        torch.set_num_threads(threads)
-
-
 def _write(run: Run, material: Material, order: Order, device: torch.device, who: Processes, resumed: bool) -> None:
     """What the run is, before its first step."""
-    from ..config import write_whole
-
     write_whole(run.spec, material.plan.spec.to_yaml())
     write_whole(run.recipe, material.recipe.to_yaml())
     written = record(order, material.dataset, device, who.count)
@@ -280,10 +229,10 @@ def _write(run: Run, material: Material, order: Order, device: torch.device, who
     run.write_json("run.json", written)
 
 
-def _loggers(run: Run, material: Material, order: Order, console: Console) -> list[Logger]:
+def _loggers(run: Run, material: Material, order: Order) -> list[Logger]:
     recipe = material.recipe
     loggers: list[Logger] = [
-        ConsoleLogger(console, recipe.epochs, echo),
+        ConsoleLogger(Console(highlight=False), recipe.epochs, echo),
         CsvLogger(run.folder),
         JsonlLogger(run.folder / "metrics.jsonl"),
     ]

@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from ..train.distill import Teacher
 
 
-def load_teacher(file: str | None, material: Material, device: torch.device) -> Teacher:
-    """The network of `--teacher`, for the images of this run. Raises ConfigError."""
+def teacher_of(file: str | None, material: Material, device: torch.device) -> Teacher | None:
+    """The network of `--teacher`, which a recipe with `distill` must have, and no other. Raises ConfigError."""
     from ..models.network import build_model
     from ..train.distill import Teacher
 
+    if material.recipe.distill is None:
+        if file is not None:
+            raise ConfigError([Problem("the recipe has no distill", mark=Mark(f"--teacher {file}"))])
+        return None
     if file is None:
         message = f"missing: the recipe {material.recipe.name} learns from another network; give its model.safetensors"
         raise ConfigError([Problem(message, mark=Mark("--teacher"))])

@@ -69,6 +69,14 @@ def train_arch(
     fit_batch: Annotated[
         bool, typer.Option("--fit-batch", help="Where a batch does not fit into memory, take it in parts that do.")
     ] = False,
+    report: Annotated[
+        bool | None,
+        typer.Option(
+            "--report/--no-report",
+            help="Write report.html and pictures at the end.  [default: report]",
+            show_default=False,
+        ),
+    ] = None,
     tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = None,
     wandb: Annotated[bool | None, typer.Option("--wandb", help="Log to Weights & Biases too.")] = None,
     schema: Annotated[bool, schema_option("recipe")] = False,
@@ -89,7 +97,8 @@ def train_arch(
         options: dict[str, Any] = {
             "data": data, "workers": workers, "save_every": save_every, "log_every": log_every, "best": best,
             "teacher": None if teacher is None else str(teacher), "tensorboard": tensorboard, "wandb": wandb,
-            "device": device and device.value, "storage": storage and storage.value, "on_bad": on_bad and on_bad.value,
+            "report": report, "device": device and device.value, "storage": storage and storage.value,
+            "on_bad": on_bad and on_bad.value,
         }  # fmt: skip
         changes = recipe_changes(epochs, assignments or ())
         from .session import go_on, start

@@ -1,8 +1,9 @@
 """Depthwise convolution with an own weight gradient on the CPU, for the shapes at which the library's is slow.
 
-oneDNN leaves its fast kernel where the kernel is larger than the map, and is slow for 5x5 and larger kernels in
-contiguous layout. There the gradient is taken from correlation matrices between rows of the input and of the output
-gradient: per channel one product over the batch, of which the taps are sums of diagonals.
+oneDNN leaves its fast kernel where the kernel is larger than the map, and is slow for 5x5 and larger kernels. There the
+gradient of a contiguous input is taken from correlation matrices between rows of the input and of the output gradient:
+per channel one product over the batch, of which the taps are sums of diagonals. That of a channels-last input is taken
+tap by tap, each the sum of one elementwise product.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ Pair = tuple[int, int]
 _BAND = 4  # output rows in a product: more waste flops and memory on taps out of reach, fewer are small products
 _MAX_WASTE = 9  # products computed per product needed, up to which the batched product is the faster
 _MAX_MEMORY = 2  # elements of the correlation matrices per element of the input
+_MAX_PIXELS = 64  # of a channels-last map, up to which the sums over taps are the faster
+_MIN_ELEMENTS = 1024  # of a channels-last input for each tap, below which the calls are what costs
+_CHUNK = 2**19  # elements of a channels-last input that are worked on together, so that they stay in the cache
 
 
 class Geometry(NamedTuple):
@@ -40,7 +44,7 @@ class DepthwiseConv2d(nn.Conv2d):
         depthwise = self.groups == self.in_channels == self.out_channels
         plain = self.padding_mode == "zeros" and not isinstance(self.padding, str)
         trained = torch.is_grad_enabled() and weight.requires_grad
-        if depthwise and plain and trained and not _is_observed():
+        if depthwise and plain and trained and not is_observed():
             geometry = Geometry(*(cast(Pair, pair) for pair in (self.stride, self.padding, self.dilation)))
             if wins(input, weight, geometry):
                 return cast(Tensor, _Convolution.apply(input, weight, bias, geometry))
@@ -50,18 +54,22 @@ class DepthwiseConv2d(nn.Conv2d):
 def wins(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
     """Whether `weight_gradient` is faster than the library for x (N, C, H, W) and weight (C, 1, kh, kw).
 
-    It is where the library is slow (a kernel of 5 or more, or larger than the map), if at most 9 products are computed
-    per product needed, `band * W <= 9 * kh * kw` with `band` the input rows that 4 output rows see, and its matrices
-    have at most twice the elements of x. Channels-last inputs, for which the library is faster, are left to it.
+    It is where the library is slow (a kernel of 5 or more, or larger than the map). Of contiguous inputs if at most 9
+    products are computed per product needed, `band * W <= 9 * kh * kw` with `band` the input rows that 4 output rows
+    see, and its matrices have at most twice the elements of x; of channels-last inputs if the map has at most 64 px,
+    and x at least 1024 elements for each tap that reaches it.
     """
     if x.dim() != 4 or x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
         return False
-    if x.dtype != weight.dtype or not x.is_contiguous():
+    if x.dtype != weight.dtype or not (x.is_contiguous() or _is_channels_last(x)):
         return False
     kernel = weight.shape[2:]
     height, width = (_outputs(x, weight, geometry, axis) for axis in (0, 1))
     if height < 1 or width < 1 or (max(kernel) < 5 and kernel[0] <= x.shape[2] and kernel[1] <= x.shape[3]):
         return False
+    if _is_channels_last(x):
+        taps = len(_spans(x, weight, geometry, 0)) * len(_spans(x, weight, geometry, 1))
+        return x.shape[2] * x.shape[3] <= _MAX_PIXELS and x.numel() >= _MIN_ELEMENTS * max(taps, 1)
     rows = min(_BAND, height)
     band = _band(rows, weight, geometry)
     fits = band * rows * width <= _MAX_MEMORY * x.shape[0] * x.shape[2]
@@ -71,9 +79,12 @@ def wins(x: Tensor, weight: Tensor, geometry: Geometry) -> bool:
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
     """(C, 1, kh, kw): the sum over n, a, b of `x[n, c, a s + i d - p, b s + j d - p] * grad[n, c, a, b]`.
 
-    From x (N, C, H, W) and grad (N, C, Ho, Wo). Beside copies of those that are not contiguous, it allocates
+    From x (N, C, H, W) and grad (N, C, Ho, Wo). For a channels-last x, it allocates at most 2 MiB in float32, or what
+    one image has, and a copy of another grad; for others, beside copies of those that are not contiguous,
     `C * band * W * min(4, Ho) * Wo` elements, and those of the sums over the diagonals of rows.
     """
+    if _is_channels_last(x):
+        return _sum_over_taps(x, grad, weight, geometry)
     (_, channels, _, width), out_width = x.shape, grad.shape[3]
     kernel, stride, dilation = weight.shape[2:], geometry.stride[0], geometry.dilation[0]
     matrices = _correlate(x.contiguous(), grad.contiguous(), weight, geometry)
@@ -83,6 +94,34 @@ def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry)
         seen = matrices[:, i * dilation : i * dilation + (rows - 1) * stride + 1 : stride]
         torch.sum(seen.diagonal(0, 1, 3), -1, out=columns[:, i])
     return _fold_columns(columns, kernel[1], geometry).unsqueeze(1)
+
+
+def _sum_over_taps(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
+    """`weight_gradient` of a channels-last x: one product and sum for each tap and chunk of the batch."""
+    taps = x.new_zeros(*weight.shape[2:], weight.shape[0])
+    last = grad.contiguous(memory_format=torch.channels_last)
+    count = max(1, _CHUNK // max(1, x[0].numel()))
+    rows, columns = (_spans(x, weight, geometry, axis) for axis in (0, 1))
+    for first in range(0, x.shape[0], count):
+        inputs, grads = (part[first : first + count].permute(0, 2, 3, 1) for part in (x, last))
+        for i, (seen_rows, out_rows) in rows.items():
+            for j, (seen_columns, out_columns) in columns.items():
+                product = inputs[:, seen_rows, seen_columns] * grads[:, out_rows, out_columns]
+                taps[i, j] += product.sum((0, 1, 2))
+    return taps.permute(2, 0, 1).unsqueeze(1)
+
+
+def _spans(x: Tensor, weight: Tensor, geometry: Geometry, axis: int) -> dict[int, tuple[slice, slice]]:
+    """For each tap of an axis that reaches the map: where it sees the input, and for which outputs."""
+    size, outputs, stride = x.shape[2 + axis], _outputs(x, weight, geometry, axis), geometry.stride[axis]
+    found = {}
+    for tap in range(weight.shape[2 + axis]):
+        start = tap * geometry.dilation[axis] - geometry.padding[axis]
+        first, end = max(-(start // stride), 0), min((size - 1 - start) // stride + 1, outputs)
+        if first < end:
+            seen = slice(first * stride + start, (end - 1) * stride + start + 1, stride)
+            found[tap] = seen, slice(first, end)
+    return found
 
 
 def _correlate(x: Tensor, grad: Tensor, weight: Tensor, geometry: Geometry) -> Tensor:
@@ -125,7 +164,11 @@ def _band(rows: int, weight: Tensor, geometry: Geometry) -> int:
     return (rows - 1) * geometry.stride[0] + (weight.shape[2] - 1) * geometry.dilation[0] + 1
 
 
-def _is_observed() -> bool:
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last)
+
+
+def is_observed() -> bool:
     """Whether somebody records, transforms or casts operations, and is to find the library's."""
     return (
         torch.compiler.is_compiling()
@@ -153,7 +196,7 @@ class _Convolution(torch.autograd.Function):
         (grad,), (x, weight), geometry = grads, ctx.saved_tensors, ctx.geometry
         input_needed, weight_needed, bias_needed, _ = ctx.needs_input_grad
         batched = torch._C._functorch.is_legacy_batchedtensor(grad)  # of `torch.autograd.grad(is_grads_batched=True)`
-        ours = weight_needed and not (torch.is_grad_enabled() or batched or _is_observed())
+        ours = weight_needed and not (torch.is_grad_enabled() or batched or is_observed())
         stride, padding, dilation = geometry
         channels = weight.shape[0]
         by_library = torch.ops.aten.convolution_backward(

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arch.plan import ConvPlan, NormPlan, PoolPlan, SqueezeExcitePlan
-from .depthwise import DepthwiseConv2d
+from .depthwise import DepthwiseConv2d, is_observed
+from .pointwise import PointwiseConv2d
 
 # Not in place: where the gradient needs its input, an in-place activation first copies it.
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -53,6 +54,8 @@ class ConvNormAct(nn.Sequential):
         super().__init__()
         symmetric = DepthwiseConv2d if plan.groups > 1 else nn.Conv2d
         kind, padding = (Conv2dSame, 0) if plan.padding == "same" else (symmetric, plan.padding)
+        if plan.kernel_size == plan.stride == plan.groups == 1:  # nothing to pad
+            kind, padding = PointwiseConv2d, 0
         self.conv = kind(
             plan.in_channels,
             plan.out_channels,
@@ -107,8 +110,16 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same shape."""
-        scale: Tensor = self.expand(self.reduce(x.mean((2, 3), keepdim=True)))
+        scale: Tensor = self.expand(self.reduce(_mean(x)))
         return x * scale
+
+
+def _mean(x: Tensor) -> Tensor:
+    """(N, C, H, W) to (N, C, 1, 1)."""
+    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64) or is_observed():
+        return x.mean((2, 3), keepdim=True)
+    # The same bits, gradients too; but the gradient of a mean is first spread over the map and divided there.
+    return x.sum((2, 3), keepdim=True) / (x.shape[2] * x.shape[3])
 
 
 class DropPath(nn.Module):

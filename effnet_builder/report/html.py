@@ -104,19 +104,17 @@ def render_report(data: ReportData) -> str:
 
 
 def misclassified(
-    predictions: Predictions, images: Tensor, classes: Sequence[str], limit: int = 24
+    predictions: Predictions, index: Tensor, images: Tensor, classes: Sequence[str]
 ) -> tuple[Sample, ...]:
-    """At most `limit` images of uint8 (N, C, H, W) whose first answer is wrong, the highest loss first."""
-    from ..train.metrics import hardest
-
+    """The images uint8 (n, C, H, W) that these n predictions are of, with what they are and were taken for."""
     return tuple(
         Sample(
-            to_png(images[i]),
+            to_png(image),
             classes[int(predictions.labels[i])],
             classes[int(predictions.top[i, 0])],
             float(predictions.probabilities[i, 0]),
         )
-        for i in hardest(predictions, limit).tolist()
+        for i, image in zip(index.tolist(), images, strict=True)
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from ..config import StrictModel
 
 _TYPE = "the kind of policy"
-_ACTED_ON = "of the image it acts on, see resize_first"
+_ACTED_ON = "px of the image it acts on, see resize_first"
 
 
 def _flip(value: object) -> object:
@@ -107,7 +107,7 @@ class Erasing(_Rectangle):
 class Cutout(StrictModel):
     """A square around a random pixel of the normalized image becomes zero, the mean colour (DeVries & Taylor 2017)."""
 
-    size: int = Field(ge=1, le=10_000, description=f"side in px {_ACTED_ON}; what lies outside the image is cut off")
+    size: int = Field(ge=1, le=10_000, description=f"side in {_ACTED_ON}; what lies outside the image is cut off")
     probability: Probability = Field(1.0, description="share of the images")
 
 
@@ -131,9 +131,7 @@ class Augment(StrictModel):
         description="mirror at random (true, random), or in every other epoch (alternating), which of them by the "
         "index of the image",
     )
-    crop_padding: int = Field(
-        0, ge=0, le=1000, description=f"px {_ACTED_ON}, of border, of which a random window is kept"
-    )
+    crop_padding: int = Field(0, ge=0, le=1000, description=f"border of which a random window is kept, in {_ACTED_ON}")
     padding_mode: Literal["constant", "reflect"] = Field(
         "constant", description="of the border: black, or the image mirrored at its edge"
     )

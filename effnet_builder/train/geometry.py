@@ -67,7 +67,7 @@ def crop_resize_together(x: Tensor, boxes: Tensor, size: int) -> Tensor:
     """
     count, channels, height, width = x.shape
     top, left, tall, wide = send(boxes.float(), x.device).unbind(1)
-    with torch.autocast(x.device.type, enabled=False):  # it would multiply in 16 bits
+    with torch.autocast("cuda", enabled=False):  # it would multiply in 16 bits
         lines = x.float().transpose(1, 2).reshape(count, height, -1)
         lines = torch.bmm(_triangles(top, tall, height, size), lines)
         columns = lines.view(count, size * channels, width)

@@ -6,6 +6,10 @@ import gc
 from collections.abc import Callable
 
 import torch
+from torch import nn
+
+from .optim_settings import Precision
+from .precision import autocast
 
 # What a plain RuntimeError says where memory runs out: that of the CPU, that of the libraries' own workspaces.
 _SIGNS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
@@ -62,3 +66,37 @@ def _fits(step: Callable[[int], None], batch: int) -> bool:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return False
+
+
+def memory_step(
+    model: nn.Module,
+    shape: tuple[int, int, int],
+    device: torch.device,
+    *,
+    precision: Precision,
+    channels_last: bool,
+    copies: int,
+) -> Callable[[int], None]:
+    """A step of training on n black images (C, H, W) that takes the memory of a real one, and changes nothing.
+
+    `copies` is how many tensors of the size of the weights optimizer and average will have.
+    """
+
+    def step(n: int) -> None:
+        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        spare = [torch.empty_like(parameter) for _ in range(copies) for parameter in model.parameters()]
+        try:
+            images = torch.zeros(n, *shape, device=device)
+            images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
+            model.train()
+            with autocast(precision, device):
+                loss = model(images).float().logsumexp(1).mean()
+            loss.backward()
+        finally:
+            del spare
+            model.zero_grad(set_to_none=True)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+    return step

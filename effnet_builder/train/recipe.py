@@ -94,9 +94,8 @@ class Recipe(StrictModel):
     accumulate: int = Field(
         1, ge=1, le=65_536, description="parts that a batch goes through the network in, to need less memory"
     )
-    # Strict, it would be an Enum alone that it takes, and no text of a file.
     precision: Precision = Field(
-        Precision.fp32, strict=False, description="of the forward pass; weights are always fp32"
+        "fp32", description="of the forward pass: fp32; tf32, products of 10 bits; bf16 or fp16 by autocast"
     )
     channels_last: bool = Field(True, description="keep the channels of a pixel together in memory")
     compile: bool = Field(False, description="compile the network with torch.compile")

@@ -1,0 +1,68 @@
+"""Going on with a run: only as the run that it was, or with changes that are shown and asked for."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..config import ConfigError, Mark, Problem
+from ..train.run import Run
+from ..train.saving import NothingKept, RunSaver
+from ..train.state import State
+from .compose import Material
+from .console import echo
+
+
+def facts(material: Material) -> dict[str, Any]:
+    """What a checkpoint belongs to."""
+    return {
+        "spec": material.plan.spec.to_yaml(),
+        "recipe": material.recipe.to_yaml(),
+        "data": material.dataset.fingerprint,
+        "classes": list(material.dataset.classes),
+    }
+
+
+def restore(saver: RunSaver, state: State, now: Mapping[str, Any], mark: Mark, accept_changes: bool) -> None:
+    """Go on from the newest checkpoint that is whole, if it belongs to the same network, recipe and data.
+
+    Raises ConfigError.
+    """
+    try:
+        checkpoint = saver.newest()
+    except NothingKept as error:
+        raise ConfigError([Problem(f"{error}", mark=mark)]) from None
+    changed = _differences(checkpoint.facts, now)
+    if changed and not accept_changes:
+        message = "the run was made with other ones than these; --accept-changes goes on with them"
+        raise ConfigError([Problem("\n".join([message, *changed]), mark=mark)])
+    for line in changed:
+        echo(line, err=True)
+    try:
+        state.load(checkpoint)
+    except (RuntimeError, KeyError) as error:
+        raise ConfigError([Problem(f"does not fit: {str(error).splitlines()[0]}", mark=mark)]) from None
+
+
+def as_before(run: Run) -> None:
+    """The number of threads that the run was started with: with another one, sums differ in their last bits."""
+    threads = run.read_json("run.json")["environment"]["threads"]
+    if threads != torch.get_num_threads():
+        echo(f"on {threads} threads, as the run was started, not {torch.get_num_threads()}", err=True)
+        torch.set_num_threads(threads)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Lines that show what differs, each with the name of the file."""
+    lines = []
+    for name in ("spec", "recipe"):
+        found = difflib.unified_diff(before[name].splitlines(), now[name].splitlines(), lineterm="", n=0)
+        lines += [f"  {name}.yaml: {line}" for line in found if not line.startswith(("---", "+++", "@@"))]
+    if before["data"] != now["data"]:
+        lines.append(f"  the data have changed: {before['data']} -> {now['data']}")
+    if before["classes"] != now["classes"]:
+        lines.append(f"  the classes have changed: {len(before['classes'])} -> {len(now['classes'])}")
+    return lines

@@ -29,6 +29,7 @@ from effnet_builder.cli.train import app
 from effnet_builder.train.checkpoint import Checkpoint, Checkpoints
 from effnet_builder.train.engine import fit
 from effnet_builder.train.loggers import CsvLogger, Logger
+from effnet_builder.train.processes import Processes
 from effnet_builder.train.recipe import Recipe
 from effnet_builder.train.run import Run, owning
 from effnet_builder.train.saving import RunSaver
@@ -58,7 +59,7 @@ class AtPoll(StopRequest):
         super().__init__()
         self.left = poll
 
-    def __bool__(self) -> bool:
+    def anywhere(self, processes: Processes) -> bool:
         self.left -= 1
         return self.left <= 0
 
@@ -385,7 +386,8 @@ def test_the_steps_of_an_epoch_stay_as_many(copied: Path, change: str) -> None:
     """A checkpoint counts steps: with other ones in an epoch, nobody could say which images were seen."""
     result = train_arch("--resume", copied, "--set", change, "--accept-changes")
     assert result.exit_code == 2
-    assert "7 steps an epoch" in result.stderr
+    assert "has 7 steps an epoch, and cannot go on with " in result.stderr
+    assert "batch_size: 8" in (copied / "recipe.yaml").read_text()
 
 
 def test_the_number_of_threads_is_that_of_the_start(copied: Path, whole: dict[str, bytes]) -> None:

@@ -111,6 +111,7 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
         except Stopped:
             if saver is not None:
                 saver.save(state)
+                job.processes.any(False)  # where one ends, torchrun ends the others, perhaps while they save
             raise
         if saver is not None:
             saver.save(state)
@@ -154,7 +155,7 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
                 _report(state, job, epoch, norm)
             if saver is not None and save:
                 saver.save(state)
-            if job.processes.any(bool(stop)):
+            if stop.anywhere(job.processes):
                 raise Stopped
     _check(state, recipe)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,9 +68,14 @@ class Processes:
         # ones after a step and not only at the start of the next.
         ids = [device.index] if device.type == "cuda" else None
         assert isinstance(model, nn.Module)
-        return nn.parallel.DistributedDataParallel(
-            model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # The one-dimensional strides of a 1x1 weight can be written in two ways; both are the same memory.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():
+            # Its successor `forward_sync_buffers` is not in all versions of torch that are supported.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            return nn.parallel.DistributedDataParallel(
+                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
 
 ALONE = Processes()

@@ -1,11 +1,11 @@
-"""Seconds to the founding notebook's 85.21 % on CIFAR-10, on a CPU: a run of ours beside the notebook's network and recipe.
+"""Seconds to the founding notebook's 85.21 % on CIFAR-10, on a CPU: a run of ours beside its network and recipe.
 
 train-arch benchmarks/cifar10_cpu.yaml --recipe benchmarks/cifar10_cpu_recipe.yaml --data folder:DIR --out RUN
 python benchmarks/cifar10_cpu.py RUN [--steps 5]
 
-Of our run, the seconds until the validation accuracy is first at 85.21 %, validations included. Of the notebook, images/s
-of its network and optimizer at 224 px, batch 64, with plain torch convolutions in float32, as it was; its input is left
-out, which takes more time still. Extrapolated to its seven epochs of 45,000 images, after which it reports 85.21 %.
+Of our run, the seconds until the validation accuracy is first at 85.21 %, validations included. Of the notebook, the
+images/s of its network and optimizer at 224 px, batch 64, with plain torch convolutions in float32, as it was; its input, which
+takes more time still, is left out. Extrapolated to its seven epochs of 45,000 images, after which it reports 85.21 %.
 """
 
 from __future__ import annotations

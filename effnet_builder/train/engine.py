@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from .batches import epoch_batches, shares
+from .images import DataError
 from .job import Job
 from .loading import Batch, Loader
 from .loggers import EpochMetrics, StepMetrics
@@ -46,8 +47,8 @@ class _NotFinite(Exception):  # noqa: N818
 def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
     """Train from where the state is to the end of the recipe, and validate after each epoch.
 
-    Raises Stopped, with the state saved, where the process is told to stop; and Diverged where steps have no finite
-    loss or gradient, also after going back to the last checkpoint once.
+    Raises Stopped where the process is told to stop, and DataError, both with the state saved; and Diverged where steps
+    have no finite loss or gradient, also after going back to the last checkpoint once.
     """
     for logger in job.loggers:
         logger.go_back(state.step, state.history)
@@ -60,7 +61,7 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
         except _NotFinite:
             _go_back(state, job, saver)
             continue
-        except Stopped:
+        except (Stopped, DataError):
             if saver is not None:
                 saver.save(state)
             raise

@@ -20,7 +20,8 @@ from training import OPTIMIZERS, AtEachStep, begin, bits, differences, frozen_co
 
 from effnet_builder import tensors
 from effnet_builder.train.checkpoint import Checkpoint, Checkpoints, Damaged, read, write
-from effnet_builder.train.engine import Job, fit
+from effnet_builder.train.engine import fit
+from effnet_builder.train.job import Job
 from effnet_builder.train.loggers import EpochMetrics
 from effnet_builder.train.saving import NothingKept, RunSaver
 from effnet_builder.train.state import State

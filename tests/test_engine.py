@@ -38,8 +38,9 @@ from effnet_builder.train.batches import epoch_batches, micro_batches, shares, s
 from effnet_builder.train.checkpoint import Checkpoint
 from effnet_builder.train.distill import Teacher
 from effnet_builder.train.draws import Draws, random_seed
-from effnet_builder.train.engine import Diverged, Job, finished, fit
+from effnet_builder.train.engine import Diverged, finished, fit
 from effnet_builder.train.images import in_memory
+from effnet_builder.train.job import Job
 from effnet_builder.train.loading import Loader
 from effnet_builder.train.loggers import EpochMetrics
 from effnet_builder.train.metrics import measure

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from effnet_builder.train.checkpoint import Checkpoint
 from effnet_builder.train.ema import EmaModel
-from effnet_builder.train.engine import Job
 from effnet_builder.train.images import ImageSet, in_memory
+from effnet_builder.train.job import Job
 from effnet_builder.train.loading import Loader
 from effnet_builder.train.loggers import TIMES, EpochMetrics, StepMetrics
 from effnet_builder.train.optim import build_optimizer

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..models.network import Network
     from ..train.data import Dataset, ImageSet
     from ..train.distill import Teacher
-    from ..train.engine import Job
+    from ..train.job import Job
     from ..train.loggers import Logger
     from ..train.processes import Processes
     from ..train.state import State
@@ -98,7 +98,7 @@ def assemble(
 
     from ..train.batches import smallest_share
     from ..train.ema import EmaModel
-    from ..train.engine import Job
+    from ..train.job import Job
     from ..train.loading import Loader
     from ..train.optim import build_optimizer
     from ..train.precision import gradient_scaler

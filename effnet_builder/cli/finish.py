@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..models.files import write_weights
 from ..train.batches import epoch_batches
 from ..train.checkpoint import Damaged, read
-from ..train.engine import Job
 from ..train.evaluation import recompute_norm_statistics
+from ..train.job import Job
 from ..train.loading import Loader
 from ..train.metrics import Metrics, measure
 from ..train.predictions import Evaluation, predict

@@ -21,7 +21,7 @@ from ..arch.summary import totals_line
 from ..config import ConfigError, Mark, Node, Problem, write_whole
 from ..models.files import load_weights
 from ..models.network import Network
-from ..train.data import Dataset, load_dataset, place
+from ..train.data import DataError, Dataset, load_dataset, place
 from ..train.device import choose_device
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger
@@ -73,7 +73,7 @@ class Session:
                 assert stop.signal is not None
                 on = f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
                 raise fail(f"stopped by {stop.signal.name}{_where(run)}{on}", 128 + stop.signal) from None
-            except Diverged as error:
+            except (Diverged, DataError) as error:
                 raise fail(f"{error}{_where(run)}", EXIT_FAILURE) from None
             except torch.OutOfMemoryError:
                 raise out_of_memory(self.plan, self.recipe) from None

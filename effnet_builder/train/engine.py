@@ -7,70 +7,23 @@ run that goes on from a checkpoint is, on a CPU, bit for bit the run that was ne
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from typing import Protocol
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from .batches import epoch_batches, micro_batches, shares, steps_per_epoch
-from .distill import Teacher, distillation_loss
-from .draws import Draws, random_seed
+from .batches import epoch_batches, shares
+from .images import DataError
+from .job import Job
 from .loading import Batch, Loader
-from .loggers import EpochMetrics, Logger, StepMetrics
+from .loggers import EpochMetrics, StepMetrics
 from .metrics import measure
-from .mixing import mix_batch
-from .norms import NormStatistics
-from .optim import clip_gradients, grad_norm, set_lr
-from .precision import autocast
-from .predictions import Evaluation, predict
-from .processes import ALONE, Processes
-from .recipe import Normalize, Recipe
-from .schedule import factor
-from .stages import Stage, evaluation, stage_of
+from .predictions import predict
+from .recipe import Recipe
 from .state import Clock, State
+from .step import Rows, train_step
 from .stopping import Stopped, StopRequest
-
-
-@dataclass(frozen=True)
-class Job:
-    """What stays as it is from the first step of a run to its last."""
-
-    recipe: Recipe
-    resolution: int
-    normalize: Normalize
-    num_classes: int
-    train: Loader
-    valid: Loader
-    forward: Callable[[Tensor], Tensor]  # the module of the state, as it is called: compiled, shared among processes
-    device: torch.device
-    processes: Processes = ALONE
-    teacher: Teacher | None = None
-    loggers: Sequence[Logger] = ()
-    log_every: int = 20  # steps
-    save_every: int | None = None  # steps; and always after an epoch
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of an epoch."""
-        return steps_per_epoch(len(self.train.data), self.recipe.batch_size)
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """How the network is evaluated."""
-        return evaluation(self.recipe, self.resolution, self.normalize, self.processes)
-
-    def lr_factor(self, step: int) -> float:
-        """Share of the learning rate that a step has, counted from 0."""
-        steps, total = self.steps_per_epoch, self.steps_per_epoch * self.recipe.epochs
-        return factor(self.recipe.schedule, step, steps_per_epoch=steps, total_steps=total)
-
-    def stage(self, epoch: int) -> Stage:
-        """How images look in an epoch, counted from 0."""
-        return stage_of(self.recipe, self.resolution, self.normalize, epoch)
 
 
 class Saver(Protocol):
@@ -94,8 +47,8 @@ class _NotFinite(Exception):  # noqa: N818
 def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
     """Train from where the state is to the end of the recipe, and validate after each epoch.
 
-    Raises Stopped, with the state saved, where the process is told to stop; and Diverged where steps have no finite
-    loss or gradient, also after going back to the last checkpoint once.
+    Raises Stopped where the process is told to stop, and DataError, both with the state saved; and Diverged where steps
+    have no finite loss or gradient, also after going back to the last checkpoint once.
     """
     for logger in job.loggers:
         logger.go_back(state.step, state.history)
@@ -108,7 +61,7 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
         except _NotFinite:
             _go_back(state, job, saver)
             continue
-        except Stopped:
+        except (Stopped, DataError):
             if saver is not None:
                 saver.save(state)
                 job.processes.any(False)  # where one ends, torchrun ends the others, perhaps while they save
@@ -141,7 +94,7 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
     state.model.train()
     with closing(_timed(state.clock, job.train, [batch[rows] for batch in batches[done:]])) as loaded:
         for images, labels, index in loaded:
-            batch = _Batch(images, labels, index, rows, len(batches[0]), epoch)
+            batch = Rows(images, labels, index, rows, len(batches[0]), epoch)
             norm = train_step(state, job, stage, batch)
             state.step += 1
             step = state.step - epoch * len(batches)
@@ -158,75 +111,6 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
             if stop.anywhere(job.processes):
                 raise Stopped
     _check(state, recipe)
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """The rows that a process has of a batch of `count` images."""
-
-    images: Tensor
-    labels: Tensor
-    index: Tensor
-    rows: slice
-    count: int
-    epoch: int
-
-
-def train_step(state: State, job: Job, stage: Stage, batch: _Batch) -> Tensor:
-    """One optimizer step; the L2 norm of the gradients before clipping. Does not wait for a CUDA device."""
-    recipe = job.recipe
-    set_lr(state.optimizer, job.lr_factor(state.step))
-    state.optimizer.zero_grad(set_to_none=True)
-    statistics = NormStatistics(state.model)
-    before = statistics.gather()
-    counted = torch.zeros(3, dtype=torch.float64, device=job.device)
-    parts = list(micro_batches(batch.rows, recipe.accumulate))
-    for number, part in enumerate(parts):
-        with _last_only(job.forward, number == len(parts) - 1):
-            counted += backward(state, job, stage, batch, part, number)
-    state.scaler.unscale_(state.optimizer)
-    parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
-    norm = grad_norm(parameters)
-    after, counted = _over_processes(job.processes, statistics.gather(), counted)
-    bad = ~torch.isfinite(counted[0])
-    if not state.scaler.is_enabled():  # gradients that fp16 cannot hold are the scaler's, which then scales less
-        bad |= ~torch.isfinite(norm)
-    if recipe.clip is not None:
-        clip_gradients(parameters, max_norm=recipe.clip.max_norm, max_value=recipe.clip.max_value, norm=norm)
-    stepped = _step(state, bad)
-    statistics.scatter(torch.where(bad, before, after))
-    statistics.uncount(bad)
-    if state.average is not None and stepped is not False:
-        unless = None if stepped else ~(torch.isfinite(counted[0]) & torch.isfinite(norm))
-        state.average.update(state.model, state.step, unless)
-    state.counters.add(counted, bad)
-    return norm
-
-
-def backward(state: State, job: Job, stage: Stage, batch: _Batch, part: slice, number: int) -> Tensor:
-    """Add the gradients of a micro-batch: (sum of losses, right answers, images) of it."""
-    recipe = job.recipe
-    mine = slice(part.start - batch.rows.start, part.stop - batch.rows.start)
-    # Dropout and drop-path draw from torch's own generator; augmentation draws for the whole batch, and takes its rows.
-    torch.manual_seed(random_seed(recipe.seed, "step", state.step, job.processes.rank, number))
-    draws = Draws(random_seed(recipe.seed, "augment", state.step), batch.count, part, job.device)
-    images = stage.inputs.train(batch.images[mine], batch.index[mine], batch.epoch, draws)
-    images, targets = mix_batch(images, batch.labels[mine], job.num_classes, stage.mix, draws)
-    if recipe.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    with autocast(recipe.precision, job.device):
-        logits = job.forward(images)
-        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
-        if recipe.distill is not None and job.teacher is not None:
-            taught = distillation_loss(logits, job.teacher(images), recipe.distill.temperature)
-            loss = (1 - recipe.distill.alpha) * loss + recipe.distill.alpha * taught
-    # Each image weighs the same, whichever micro-batch it is in; processes are averaged, so theirs are multiplied.
-    share = len(images) * job.processes.count / batch.count
-    state.scaler.scale(loss * share).backward()
-    answers = targets if targets.ndim == 1 else targets.argmax(1)
-    right = (logits.detach().argmax(1) == answers).sum()
-    count = torch.full((), len(images), device=job.device)
-    return torch.stack([loss.detach().double() * len(images), right.double(), count.double()])
 
 
 def end_epoch(state: State, job: Job, stop: StopRequest) -> None:
@@ -276,49 +160,6 @@ def _timed(clock: Clock, loader: Loader, batches: Sequence[Tensor]) -> Generator
             clock.training += now - start
             clock.waiting += loader.waited - waited
             start, waited = now, loader.waited
-
-
-def _over_processes(processes: Processes, statistics: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of the statistics of norms and the sum of the counts, in one exchange."""
-    if processes.count == 1:
-        return statistics, counted
-    both = processes.sum_(torch.cat([statistics.double(), counted]))
-    return (both[:-3] / processes.count).to(statistics.dtype), both[-3:]
-
-
-def _step(state: State, bad: Tensor) -> bool | None:
-    """Let the optimizer change the weights, unless the step is bad; whether it did, None if only the device knows."""
-    optimizer = state.optimizer
-    if state.scaler.is_enabled():
-        state.scaler.step(optimizer)
-        state.scaler.update()
-        return None
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        _start_momentum(optimizer)
-        # How the scaler of torch tells fused optimizers to leave everything as it is, without the host looking.
-        optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
-        optimizer.step()
-        return None
-    if bad:
-        return False
-    optimizer.step()
-    return True
-
-
-def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """What SGD's first step would begin with; torch allocates it, and if that step is skipped leaves it unset."""
-    if isinstance(optimizer, torch.optim.SGD) and not optimizer.state:
-        for group in optimizer.param_groups:
-            for parameter in group["params"] if group["momentum"] else ():
-                zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                optimizer.state[parameter]["momentum_buffer"] = zeros
-
-
-def _last_only(forward: Callable[[Tensor], Tensor], last: bool) -> AbstractContextManager[None]:
-    """Exchange gradients with the other processes for the last micro-batch only."""
-    if last or not isinstance(forward, nn.parallel.DistributedDataParallel):
-        return nullcontext()
-    return forward.no_sync()
 
 
 def _check(state: State, recipe: Recipe) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -65,16 +64,18 @@ class Processes:
         """A module whose gradients are averaged over the processes in backward; itself where there is one."""
         if self.count == 1:
             return model
+        # Statistics of batch norm are averaged by the loop, in one sum with the rest, so that all processes have equal
+        # ones after a step and not only at the start of the next.
         ids = [device.index] if device.type == "cuda" else None
         assert isinstance(model, nn.Module)
-        # It says so of every 1x1 convolution in channels_last, where two orders in memory are the same one.
-        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
-        shared = nn.parallel.DistributedDataParallel
-        # Statistics of batch norm are averaged by the loop, in one sum with the rest, so that all processes have equal
-        # ones after a step and not only at the start of the next. Before torch 2.15 the option had the other name.
-        known = inspect.signature(shared.__init__).parameters
-        option = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-        return shared(model, device_ids=ids, gradient_as_bucket_view=True, **{option: False})
+        # The one-dimensional strides of a 1x1 weight can be written in two ways; both are the same memory.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        with warnings.catch_warnings():
+            # Its successor `forward_sync_buffers` is not in all versions of torch that are supported.
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            return nn.parallel.DistributedDataParallel(
+                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+            )
 
 
 ALONE = Processes()

@@ -61,10 +61,11 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
         except _NotFinite:
             _go_back(state, job, saver)
             continue
-        except (Stopped, DataError):
+        except (Stopped, DataError) as stopped:
             if saver is not None:
                 saver.save(state)
-                job.processes.any(False)  # where one ends, torchrun ends the others, perhaps while they save
+            if isinstance(stopped, Stopped):  # all are here; where one ends, torchrun ends the others while they save
+                job.processes.any(False)
             raise
         if saver is not None:
             saver.save(state)

@@ -26,8 +26,9 @@ from typer.testing import CliRunner
 from effnet_builder import ConfigError, analyze, load_spec, resolve, search
 from effnet_builder.arch.candidates import Candidate, Grid, candidates, grid_points
 from effnet_builder.arch.plan import Plan
+from effnet_builder.cli.compose import validation_accuracy
 from effnet_builder.cli.search import search_candidates, search_train
-from effnet_builder.cli.train import app, choose_recipe, validation_accuracy
+from effnet_builder.cli.train import app, choose_recipe, recipe_changes
 from effnet_builder.search import SharedStudy, open_study
 from effnet_builder.train.data import load_dataset
 
@@ -445,7 +446,7 @@ def test_the_accuracy_is_train_arch_s_on_the_validation_images(write_yaml: Write
     assert CliRunner().invoke(app, [str(spec), "--epochs", "1", "--out", str(tmp_path / "run")]).exit_code == 0
     reported = json.loads((tmp_path / "run" / "result.json").read_text())
 
-    plan, recipe, cpu = resolve(load_spec(spec)), choose_recipe(None, "digits", 1), torch.device("cpu")
+    plan, recipe, cpu = resolve(load_spec(spec)), choose_recipe(None, "digits", recipe_changes(1)), torch.device("cpu")
     digits = load_dataset("digits", channels=3, size=8, progress=lambda items, *_: items)
     assert validation_accuracy(plan, digits, recipe, cpu) == reported["valid_accuracy"]
     untested = replace(digits, test=digits.test.take(torch.arange(0)))

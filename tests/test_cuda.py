@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from test_train import make_folder
+from folders import make_folder
+from torch import nn
+from training import (
+    OPTIMIZERS,
+    AtEachStep,
+    Faulty,
+    Kept,
+    begin,
+    deep,
+    differences,
+    frozen_copy,
+    normed,
+    tiny_recipe,
+)
 from typer.testing import CliRunner
 
 from effnet_builder import build_model
 from effnet_builder.cli.train import app
 from effnet_builder.models.network import Network
 from effnet_builder.train.data import Storage, load_dataset, place
+from effnet_builder.train.engine import Diverged, fit
 from effnet_builder.train.loading import Loader
+from effnet_builder.train.step import Rows, train_step
+from effnet_builder.train.stopping import StopRequest
 
+CUDA = torch.device("cuda", 0)
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
@@ -79,3 +98,61 @@ def test_batches_on_cuda_are_those_of_the_cpu(storage: str, tmp_path: Path) -> N
             assert torch.equal(index, wanted)
             assert torch.equal(x.cpu(), images[wanted])
             assert torch.equal(y.cpu(), data.train.labels[wanted])
+
+
+@pytest.mark.parametrize("of", ["loss", "gradient"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_bad_step_changes_nothing(name: str, of: str) -> None:
+    """Whether the host skips it or the device; also the first step, of which SGD's fused kernel leaves garbage."""
+    model, bad, seen = normed(), [0, 3, 4, 7], []
+    recipe = tiny_recipe(optimizer=OPTIMIZERS[name], ema={"horizon": "3steps"})
+    state, job = begin(model, recipe, forward=Faulty(model, bad, of=of), device=CUDA, fused=True)
+    seen.append(frozen_copy(state))
+    fit(state, replace(job, loggers=[AtEachStep(lambda: seen.append(frozen_copy(state)))]), None, StopRequest())
+    for step, (before, after) in enumerate(itertools.pairwise(seen)):
+        new = {f"{kind}.{name}" for kind in ("optimizer.momentum_buffer", "optimizer.exp_avg", "optimizer.exp_avg_sq",
+                                             "optimizer.step") for name, _ in model.named_parameters()}  # fmt: skip
+        changed = set(differences(before, after)) - {"step", "history"} - (new if step == 0 else set())
+        assert (changed == {"counters"}) == (step in bad), (step, changed)
+    assert all(tensor.isfinite().all() for tensor in seen[-1].tensors.values())
+    assert state.counters.skipped.tolist() == [4, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_step_does_not_wait_for_the_device(name: str) -> None:
+    recipe = tiny_recipe(optimizer=OPTIMIZERS[name], ema={"horizon": "3steps"}, clip={"max_norm": 1.0})
+    state, job = begin(normed(), recipe, device=CUDA, fused=True)
+    fit(state, job, None, StopRequest())
+    [(images, labels, index)] = job.train.batches([torch.arange(4)])
+    before = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(3):
+            train_step(state, job, job.stage(1), Rows(images, labels, index, slice(0, 4), 4, 1))
+            state.step += 1
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+
+
+def test_a_fault_is_found_where_nobody_looks_at_each_step() -> None:
+    """At the end of the epoch at the latest, and the run that goes back to it may try as many steps again."""
+    for calls, ends in (([5, 6, 7], True), (range(5, 99), False)):
+        model, saver = normed(), Kept()
+        recipe = tiny_recipe(epochs=3, skip_limit=3)
+        state, job = begin(model, recipe, forward=Faulty(model, calls), device=CUDA, fused=True, log_every=1000)
+        if ends:
+            fit(state, job, saver, StopRequest())
+            assert (state.went_back, state.step, len(state.history)) == (True, 12, 3)
+        else:
+            with pytest.raises(Diverged, match="again"):
+                fit(state, job, saver, StopRequest())
+
+
+@pytest.mark.parametrize("make", [deep, normed])
+def test_a_state_comes_back(make: type[nn.Module]) -> None:
+    state, job = begin(make(), tiny_recipe(ema={"horizon": 0.5}), device=CUDA, fused=True)
+    saver = Kept()
+    fit(state, job, saver, StopRequest())
+    other, _ = begin(make(), tiny_recipe(ema={"horizon": 0.5}), device=CUDA, fused=True)
+    saver.restore(other)
+    assert not differences(frozen_copy(state), frozen_copy(other))

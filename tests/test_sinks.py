@@ -16,23 +16,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effnet_builder import ConfigError
-from effnet_builder.train.loggers import EpochMetrics
-from effnet_builder.train.sinks import JsonlLogger, StepMetrics, TensorBoardLogger, WandbLogger
+from effnet_builder.train.loggers import EpochMetrics, StepMetrics
+from effnet_builder.train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 
 STEPS = 10  # of an epoch
+AVERAGE = ("ema_loss", "ema_accuracy", "ema_top5")
 
 
 def step_metrics(step: int, seconds: float = 1.0) -> StepMetrics:
     return StepMetrics(
-        step=step, epoch=(step - 1) // STEPS + 1, steps=STEPS, loss=1 / step, lr=0.1, grad_norm=None if step == 2 else 0.5,
-        skipped=0, images_per_second=100 / seconds, wait_share=seconds / 100,
+        step=step, epoch=(step - 1) // STEPS + 1, loss=1 / step, accuracy=0.25, lr=0.1, grad_norm=0.5, skipped=0,
+        images_per_second=100 / seconds, wait_share=seconds / 100,
     )  # fmt: skip
 
 
 def epoch_metrics(epoch: int, seconds: float = 1.0) -> EpochMetrics:
     """Whatever fields there are, with numbers that tell them apart; the average is missing."""
     values: dict[str, Any] = {field.name: epoch + i / 100 for i, field in enumerate(fields(EpochMetrics))}
-    return EpochMetrics(**values | {"epoch": epoch, "ema_loss": None, "ema_accuracy": None, "seconds": seconds})
+    values |= dict.fromkeys(AVERAGE) | {"epoch": epoch, "step": epoch * STEPS, "seconds": seconds}
+    return EpochMetrics(**values)
 
 
 def train(loggers: Sequence[Any], first: int, last: int, epochs: Sequence[int], seconds: float = 1.0) -> None:
@@ -50,7 +52,8 @@ def test_lines_are_objects_of_known_fields(tmp_path: Path) -> None:
     logger.close()
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert lines[0] == (
-        '{"kind": "step", "step": 9, "epoch": 1, "loss": 0.1111111111111111, "lr": 0.1, "grad_norm": 0.5, "skipped": 0}'
+        '{"kind": "step", "step": 9, "epoch": 1, "loss": 0.1111111111111111, "accuracy": 0.25, "lr": 0.1, '
+        '"grad_norm": 0.5, "skipped": 0}'
     )
     names = [
         field.name for field in fields(EpochMetrics) if field.name not in {"seconds", "images_per_second", "wait_share"}
@@ -91,7 +94,7 @@ def test_a_resumed_run_loses_and_doubles_no_line(
     least = len(b"".join(expected.splitlines(keepends=True)[:known]))
     path.write_bytes(expected[: data.draw(st.integers(least, len(expected)), label="bytes on disk")])
     logger = JsonlLogger(path)
-    logger.trim(saved, epochs)
+    logger.go_back(saved, [epoch_metrics(epoch) for epoch in range(1, epochs + 1)])
     assert path.read_bytes() == expected[:least]
     if saved and saved % STEPS == 0 and not logged:
         logger.epoch(epoch_metrics(saved // STEPS))
@@ -131,16 +134,18 @@ def test_trimming_writes_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
 def test_tensorboard_reads_what_was_told_and_a_resumed_run_once(tmp_path: Path) -> None:
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    killed = TensorBoardLogger(tmp_path, STEPS)
+    killed = TensorBoardLogger(tmp_path)
+    killed.go_back(0, [])
     train([killed], 1, 17, [1])
     killed.close()
-    resumed = TensorBoardLogger(tmp_path, STEPS, purge_step=13)
+    resumed = TensorBoardLogger(tmp_path)
+    resumed.go_back(12, [epoch_metrics(1)])
     train([resumed], 13, 20, [2], seconds=2.0)
     resumed.close()
     events = event_accumulator.EventAccumulator(str(tmp_path))
     events.Reload()
-    steps = {"loss", "lr", "grad_norm", "skipped", "images_per_second", "wait_share"}
-    epochs = {field.name for field in fields(EpochMetrics)} - {"epoch", "ema_loss", "ema_accuracy"}
+    steps = {"loss", "accuracy", "lr", "grad_norm", "skipped", "images_per_second", "wait_share"}
+    epochs = {field.name for field in fields(EpochMetrics)} - {"epoch", "step", *AVERAGE}
     tags = {f"step/{name}" for name in steps} | {f"epoch/{name}" for name in epochs} | {"epoch"}
     assert set(events.Tags()["scalars"]) == tags
     losses = [(event.step, event.value) for event in events.Scalars("step/loss")]
@@ -149,7 +154,20 @@ def test_tensorboard_reads_what_was_told_and_a_resumed_run_once(tmp_path: Path) 
     assert speeds == 12 * [100.0] + 8 * [50.0], "from step 13 on those of the second run"
     accuracies = [(event.step, event.value) for event in events.Scalars("epoch/valid_accuracy")]
     assert accuracies == [(10 * epoch, pytest.approx(epoch_metrics(epoch).valid_accuracy)) for epoch in (1, 2)]
-    assert [event.step for event in events.Scalars("step/grad_norm")] == [1, *range(3, 21)], "None is left out"
+
+
+def test_tensorboard_forgets_the_steps_of_a_run_that_went_back(tmp_path: Path) -> None:
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = TensorBoardLogger(tmp_path)
+    logger.go_back(0, [])
+    train([logger], 1, 15, [1])
+    logger.go_back(10, [epoch_metrics(1)])
+    train([logger], 11, 12, [], seconds=2.0)
+    logger.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert [event.step for event in events.Scalars("step/loss")] == list(range(1, 13))
+    assert [event.value for event in events.Scalars("step/images_per_second")][-3:] == [100.0, 50.0, 50.0]
 
 
 class FakeWandb(ModuleType):
@@ -181,8 +199,9 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
 
 
 def test_wandb_gets_every_number_once(wandb: FakeWandb, tmp_path: Path) -> None:
-    logger = WandbLogger("b0-digits-1", {"recipe": {"epochs": 3}}, tmp_path, STEPS)
-    assert logger.run_id == "new1"
+    logger = WandbLogger("b0-digits-1", {"recipe": {"epochs": 3}}, tmp_path)
+    assert (tmp_path / "wandb.id").read_text() == "new1"
+    logger.go_back(0, [])
     train([logger], 9, 10, [1])
     logger.close()
     assert wandb.started == {
@@ -190,13 +209,15 @@ def test_wandb_gets_every_number_once(wandb: FakeWandb, tmp_path: Path) -> None:
     }  # fmt: skip
     assert [step for step, _ in wandb.logged] == [9, 10, 10]
     assert wandb.logged[0][1] == {
-        "step/loss": 1 / 9, "step/lr": 0.1, "step/grad_norm": 0.5, "step/skipped": 0, "step/images_per_second": 100.0,
+        "step/loss": 1 / 9, "step/accuracy": 0.25, "step/lr": 0.1, "step/grad_norm": 0.5, "step/skipped": 0, "step/images_per_second": 100.0,
         "step/wait_share": 0.01,
     }  # fmt: skip
     assert wandb.logged[2][1]["epoch/valid_accuracy"] == epoch_metrics(1).valid_accuracy
     assert wandb.finished
-    WandbLogger("b0-digits-1", {}, tmp_path, STEPS, run_id="old7")
+    (tmp_path / "wandb.id").write_text("old7")
+    WandbLogger("b0-digits-1", {}, tmp_path)
     assert (wandb.started["id"], wandb.started["resume"]) == ("old7", "allow")
+    assert (tmp_path / "wandb.id").read_text() == "old7"
 
 
 def test_wandb_that_does_not_start_is_a_sentence(
@@ -207,7 +228,7 @@ def test_wandb_that_does_not_start_is_a_sentence(
 
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(ConfigError) as raised:
-        WandbLogger("name", {}, tmp_path, STEPS)
+        WandbLogger("name", {}, tmp_path)
     assert str(raised.value) == (
         "Weights & Biases does not start: No API key configured. Use `wandb login`; "
         "WANDB_MODE=offline needs neither account nor network"
@@ -220,9 +241,9 @@ def test_what_is_not_installed_is_a_sentence(tmp_path: Path, monkeypatch: pytest
     for name in ("tensorboard", "wandb"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError) as raised:
-        TensorBoardLogger(tmp_path / "events", STEPS)
+        TensorBoardLogger(tmp_path / "events")
     assert str(raised.value) == "tensorboard is not installed; pip install 'effnet_builder[tensorboard]'"
     with pytest.raises(ConfigError) as raised:
-        WandbLogger("name", {}, tmp_path, STEPS)
+        WandbLogger("name", {}, tmp_path)
     assert str(raised.value) == "wandb is not installed; pip install 'effnet_builder[wandb]'"
     assert not list(tmp_path.iterdir())

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from folders import make_folder
 from PIL import Image
 from scipy.io import savemat
-from test_train import make_folder
 from test_webdataset import make_shards
 from torchvision import datasets
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..config import ConfigError, Mark, Problem
+from ..train.batches import steps_per_epoch
 from ..train.run import Run
 from ..train.saving import NothingKept, RunSaver
 from ..train.state import State
@@ -23,6 +24,7 @@ def facts(material: Material) -> dict[str, Any]:
         "recipe": material.recipe.to_yaml(),
         "data": material.dataset.fingerprint,
         "classes": list(material.dataset.classes),
+        "steps_per_epoch": steps_per_epoch(len(material.train), material.recipe.batch_size),
     }
 
 
@@ -41,6 +43,10 @@ def restore(saver: RunSaver, state: State, now: Mapping[str, Any], mark: Mark, a
         raise ConfigError([Problem("\n".join([message, *changed]), mark=mark)])
     for line in changed:
         echo(line, err=True)
+    before, after = checkpoint.facts["steps_per_epoch"], now["steps_per_epoch"]
+    if before != after:  # a checkpoint counts steps: nobody could say which images of the epoch were seen
+        message = f"has {before} steps an epoch, and cannot go on with {after}, by another batch_size or other images"
+        raise ConfigError([Problem(message, mark=mark)])
     try:
         state.load(checkpoint)
     except (RuntimeError, KeyError) as error:

@@ -61,9 +61,11 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
         except _NotFinite:
             _go_back(state, job, saver)
             continue
-        except (Stopped, DataError):
+        except (Stopped, DataError) as stopped:
             if saver is not None:
                 saver.save(state)
+            if isinstance(stopped, Stopped):  # all are here; where one ends, torchrun ends the others while they save
+                job.processes.any(False)
             raise
         if saver is not None:
             saver.save(state)
@@ -107,7 +109,7 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
                 _report(state, job, epoch, norm)
             if saver is not None and save:
                 saver.save(state)
-            if job.processes.any(bool(stop)):
+            if stop.anywhere(job.processes):
                 raise Stopped
     _check(state, recipe)
 

@@ -58,7 +58,7 @@ def predict(model: nn.Module, loader: Loader, how: Evaluation, stop: StopRequest
     loaded = loader.batches(mine)
     try:
         for _ in range(-(-len(batches) // processes.count)):  # as often in every process: all must ask at once
-            if processes.any(bool(stop)):
+            if stop is not None and stop.anywhere(processes):
                 raise Stopped
             item = next(loaded, None)
             if item is not None:

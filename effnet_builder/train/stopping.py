@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from .processes import Processes
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -19,9 +21,17 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._received = False  # by this process itself
 
     def __bool__(self) -> bool:
         return self.signal is not None
+
+    def anywhere(self, processes: Processes) -> bool:
+        """Whether any process was told to stop; then all of them know by which signal. All must ask."""
+        number = processes.most(int(self.signal or 0))
+        if number and not self:
+            self.signal = signal.Signals(number)
+        return number > 0  # not what this process knows by now: all must come to the same
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -34,7 +44,8 @@ class StopRequest:
                 signal.signal(one, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self.signal is not None:
+        if self._received:
             # Not KeyboardInterrupt: it may arrive inside a library, and some catch every Exception.
             raise SystemExit(128 + number)
+        self._received = True
         self.signal = signal.Signals(number)

@@ -26,6 +26,7 @@ def modules_after(code: str) -> set[str]:
     [
         "import effnet_builder as e; e.analyze(e.resolve(e.load_spec('efficientnet-b7'), phi=2))",
         "import effnet_builder.cli.build, effnet_builder.cli.train, effnet_builder.cli.scale",
+        "import effnet_builder.cli.evaluate, effnet_builder.cli.predict",
         "import effnet_builder as e; s = e.load_spec('efficientnet-b0'); e.fit_budget(s, 'macs=1G'); e.explain(s)",
         "from effnet_builder.train.recipe import load_recipe; load_recipe('notebook')",
         "import effnet_builder; dir(effnet_builder)",
@@ -62,8 +63,8 @@ def imports(folder: str) -> set[str]:
 def test_who_imports_whom() -> None:
     assert imports("config") == set()
     assert imports("arch") == {"config"}
-    assert imports("models") == {"arch", "config"}
-    assert imports("train") == {"config"}
+    assert imports("models") == {"arch", "config", "tensors"}
+    assert imports("train") == {"config", "tensors"}
 
 
 def test_public_names() -> None:

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_train import make_folder
 from typer.testing import CliRunner
 
 from effnet_builder import build_model
 from effnet_builder.cli.train import app
 from effnet_builder.models.network import Network
+from effnet_builder.train.data import Storage, load_dataset, place
+from effnet_builder.train.loading import Loader
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -50,3 +53,29 @@ def test_a_run_on_cuda(tmp_path: Path) -> None:
     )
     assert result.exit_code == 0, result.output
     assert "on cuda" in result.stdout
+
+
+@pytest.mark.parametrize("storage", ["device", "memory", "cache", "stream"])
+def test_batches_on_cuda_are_those_of_the_cpu(storage: str, tmp_path: Path) -> None:
+    """While the device is busy, so that pinned memory that were used too early would show."""
+    data = load_dataset(
+        f"folder:{make_folder(tmp_path / 'pets', sizes=tuple((8 + i, 9) for i in range(40)))}",
+        channels=3, size=16, progress=lambda items, *_: items, storage=storage, cache_dir=tmp_path,
+    )  # fmt: skip
+    cuda, images = torch.device("cuda"), data.train.read()
+    data = place(data, cuda, 10**9, Storage(storage))
+    assert data.storage.value == storage
+    weight = torch.randn(4096, 4096, device=cuda)
+    loader = Loader(data.train, cuda, workers=2)
+    for epoch in range(3):
+        batches = torch.randperm(160, generator=torch.Generator().manual_seed(epoch)).split(7)
+        found = []
+        for x, y, index in loader.batches(batches):
+            assert x.is_cuda
+            assert y.is_cuda
+            weight = torch.tanh(weight @ weight)
+            found.append((x.clone(), y.clone(), index))
+        for (x, y, index), wanted in zip(found, batches, strict=True):
+            assert torch.equal(index, wanted)
+            assert torch.equal(x.cpu(), images[wanted])
+            assert torch.equal(y.cpu(), data.train.labels[wanted])

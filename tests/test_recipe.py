@@ -25,6 +25,13 @@ def test_every_shipped_recipe_loads_and_survives_saving(tmp_path: Path) -> None:
 def test_the_notebooks_configuration() -> None:
     recipe = load_recipe("notebook")
     assert recipe.model_dump(exclude={"name", "description", "source"}) == {
+        **dict.fromkeys(("progressive", "dropout", "drop_path_rate", "distill", "early_stop", "norm_images")),
+        "keep": "last",
+        "accumulate": 1,
+        "precision": "fp32",
+        "channels_last": True,
+        "compile": False,
+        "skip_limit": 10,
         "epochs": 7,
         "batch_size": 64,
         "optimizer": {

@@ -19,8 +19,8 @@ import optuna
 import pytest
 import torch
 from conftest import WriteYaml
+from folders import make_folder
 from test_boundaries import modules_after
-from test_train import make_folder
 from typer.testing import CliRunner
 
 from effnet_builder import ConfigError, analyze, load_spec, resolve, search

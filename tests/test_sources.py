@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from scipy.io import savemat
 from test_train import make_folder
+from test_webdataset import make_shards
 from torchvision import datasets
 
 from effnet_builder import ConfigError
@@ -160,7 +161,7 @@ def theirs(source: str, root: Path, train: bool) -> Any:
 def as_items(data: ImageSet) -> list[tuple[Any, int]]:
     return [
         (image.permute(1, 2, 0).squeeze(2).numpy().tolist(), int(label))
-        for image, label in zip(data.images, data.labels, strict=True)
+        for image, label in zip(data.read(), data.labels, strict=True)
     ]
 
 
@@ -174,15 +175,15 @@ def test_published_sets_equal_torchvision_item_by_item(
     data = load(f"{source}:{tmp_path}", channels)
     assert (data.name, data.notes, len(data.train), len(data.test)) == (source, (), TRAIN, TEST)
     for train, ours in ((True, data.train), (False, data.test)):
-        assert (ours.images.dtype, ours.labels.dtype) == (torch.uint8, torch.int64)
-        assert ours.images.is_contiguous()
+        assert (ours.read().dtype, ours.labels.dtype) == (torch.uint8, torch.int64)
+        assert ours.read().is_contiguous()
         items = theirs(source, tmp_path, train)
         assert as_items(ours) == [(np.asarray(image).tolist(), label) for image, label in items]
     names = tuple("0123456789") if source == "svhn" else tuple(theirs(source, tmp_path, True).classes)
     assert data.classes == names
     assert everything(tmp_path) == before
     monkeypatch.setenv("EFFNET_BUILDER_DATA", str(tmp_path))
-    assert torch.equal(load(source, channels).test.images, data.test.images)
+    assert torch.equal(load(source, channels).test.read(), data.test.read())
 
 
 def test_published_pixels_are_those_that_were_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,15 +191,15 @@ def test_published_pixels_are_those_that_were_written(tmp_path: Path, monkeypatc
         write(tmp_path, monkeypatch)
     batch = pickle.loads((tmp_path / "cifar-10-batches-py" / "data_batch_2").read_bytes())
     cifar = load(f"cifar10:{tmp_path}")
-    assert np.array_equal(cifar.train.images[6:12].numpy(), batch["data"].reshape(6, 3, 32, 32))
+    assert np.array_equal(cifar.train.read()[6:12].numpy(), batch["data"].reshape(6, 3, 32, 32))
     assert cifar.train.labels[6:12].tolist() == batch["labels"]
     fine = pickle.loads((tmp_path / "cifar-100-python" / "test").read_bytes())["fine_labels"]
     assert load(f"cifar100:{tmp_path}").test.labels.tolist() == fine
     raw = (tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte").read_bytes()[16:]
-    assert load(f"mnist:{tmp_path}", channels=1).test.images.numpy().tobytes() == raw
+    assert load(f"mnist:{tmp_path}", channels=1).test.read().numpy().tobytes() == raw
     house = load(f"svhn:{tmp_path}").test
     pixels = np.random.default_rng(1).integers(0, 256, (32, 32, 3, TEST), np.uint8)
-    assert np.array_equal(house.images[4].numpy(), pixels[:, :, :, 4].transpose(2, 0, 1))
+    assert np.array_equal(house.read()[4].numpy(), pixels[:, :, :, 4].transpose(2, 0, 1))
     assert house.labels.tolist() == [1, 2, 3, 4, 5, 6, 7, 8, 9, 0]
 
 
@@ -314,7 +315,7 @@ def test_a_download_is_whole_and_happens_once(
     root = tmp_path / "new" / "data"
     data = load_dataset(f"cifar10:{root}", channels=3, size=32, progress=progress)
     assert data.notes == (f"cifar10 is now in {root}",)
-    assert torch.equal(data.train.images, load(f"cifar10:{tmp_path / 'origin'}").train.images)
+    assert torch.equal(data.train.read(), load(f"cifar10:{tmp_path / 'origin'}").train.read())
     assert everything(root) == everything(tmp_path / "origin")
     assert os.listdir(root) == ["cifar-10-batches-py"]
     assert shown == [(-(-archive.stat().st_size // 2**18), "downloading cifar-10-python.tar.gz")]
@@ -331,7 +332,7 @@ def test_a_damaged_file_is_replaced(
     write_cifar10(tmp_path / "own", monkeypatch)
     (tmp_path / "own" / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"half")
     ours, whole = (load(f"cifar10:{tmp_path / name}") for name in ("own", "origin"))
-    assert torch.equal(ours.train.images, whole.train.images)
+    assert torch.equal(ours.train.read(), whole.train.read())
 
 
 def test_a_wrong_checksum_leaves_nothing(
@@ -407,7 +408,7 @@ def test_downloads_at_once_all_end_whole(
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(one, range(4)))
-    assert all(torch.equal(data.train.images, found[0].train.images) for data in found)
+    assert all(torch.equal(data.train.read(), found[0].train.read()) for data in found)
     assert everything(root) == everything(tmp_path / "origin")
 
 
@@ -440,12 +441,13 @@ def test_every_source_gives_any_channels(tmp_path: Path, monkeypatch: pytest.Mon
     for write, _ in PUBLISHED.values():
         write(tmp_path, monkeypatch)
     make_folder(tmp_path / "pets")
-    tails = {"digits": "", "fake": ":40x4", "folder": f":{tmp_path / 'pets'}"}
+    make_shards(tmp_path / "shards")
+    tails = {"digits": "", "fake": ":40x4", "folder": f":{tmp_path / 'pets'}", "webdataset": f":{tmp_path / 'shards'}"}
     for name in SOURCES:
         for channels in (1, 2, 3, 6):
             data = load(name + tails.get(name, f":{tmp_path}"), channels)
-            assert data.train.images.shape[1] == data.test.images.shape[1] == channels
-            assert data.train.images.dtype == torch.uint8
+            assert data.train.read().shape[1] == data.test.read().shape[1] == channels
+            assert data.train.read().dtype == torch.uint8
             assert int(data.train.labels.max()) < len(data.classes)
 
 
@@ -455,17 +457,17 @@ def test_every_source_gives_any_channels(tmp_path: Path, monkeypatch: pytest.Mon
 def test_fake_is_balanced_and_a_function_of_index_and_class() -> None:
     data = load("fake")
     assert (len(data.train), len(data.test), len(data.classes)) == (512, 128, 10)
-    assert data.train.images.shape[1:] == (3, 32, 32)
+    assert data.train.read().shape[1:] == (3, 32, 32)
     small, large = load("fake:100x10"), load("fake:3000x10")
     for other in (small, large, load("fake")):
-        assert torch.equal(other.train.images[:100], data.train.images[:100])
+        assert torch.equal(other.train.read()[:100], data.train.read()[:100])
         assert torch.equal(other.train.labels[:100], data.train.labels[:100])
-    everyone = torch.cat([small.train.images, small.test.images])
-    assert torch.equal(everyone, data.train.images[:125])  # the test set goes on where the training set ends
-    assert len(torch.unique(data.train.images.flatten(1), dim=0)) == 512
+    everyone = torch.cat([small.train.read(), small.test.read()])
+    assert torch.equal(everyone, data.train.read()[:125])  # the test set goes on where the training set ends
+    assert len(torch.unique(data.train.read().flatten(1), dim=0)) == 512
     more = load("fake:512x16").train
     same = more.labels == data.train.labels
-    assert torch.equal(more.images[same], data.train.images[same])
+    assert torch.equal(more.read()[same], data.train.read()[same])
     for part in (data.train, data.test, load("fake:12x10").test):
         counts = torch.bincount(part.labels, minlength=10)
         assert int(counts.max() - counts.min()) <= 1
@@ -477,7 +479,7 @@ def test_fake_can_be_learnt() -> None:
     data = load("fake:400x10")
 
     def features(part: ImageSet) -> torch.Tensor:
-        x = torch.nn.functional.avg_pool2d(part.images.double() / 255 - 0.5, 8).flatten(1)
+        x = torch.nn.functional.avg_pool2d(part.read().double() / 255 - 0.5, 8).flatten(1)
         return torch.cat([x, torch.ones(len(x), 1)], 1)
 
     def accuracy(labels: torch.Tensor) -> float:
@@ -504,7 +506,7 @@ def test_imagefolder_style(second: str, tmp_path: Path) -> None:
     expected = load(f"folder:{root}")
     (root / "test").rename(root / second)
     data = load(f"folder:{root}")
-    assert torch.equal(data.test.images, expected.test.images)
+    assert torch.equal(data.test.read(), expected.test.read())
     assert torch.equal(data.test.labels, expected.test.labels)
     assert data.notes == (f"{root / second} is the test set: there is no {root / 'test'}",)
     assert (expected.notes, data.ignored) == ((), 0)
@@ -529,7 +531,7 @@ def test_a_test_folder_goes_before_val(tmp_path: Path) -> None:
         ("cifar-10", "did you mean 'cifar10'?"),
         ("fashion_mnist", "did you mean 'fashion-mnist'?"),
         ("imagefolder:x", "did you mean 'folder'?"),
-        ("imagenet", "no such source; there are digits, folder:DIR, cifar10[:DIR], cifar100[:DIR], "),
+        ("imagenet", "no such source; there are digits, folder:DIR, webdataset:DIR|PATTERN, cifar10[:DIR], "),
         ("", "mnist[:DIR], svhn[:DIR], fake[:COUNTxCLASSES]"),
         ("folder", "expected folder:DIR"),
         ("folder:", "expected folder:DIR"),
@@ -544,18 +546,17 @@ def test_mistakes_name_what_there_is(source: str, message: str) -> None:
 
 
 def test_more_channels_than_a_recipe_can_normalize() -> None:
-    assert load("digits", channels=1000).train.images.shape[1] == 1000
+    assert load("digits", channels=1000).train.read().shape[1] == 1000
     assert "the network takes 1,001 channels; images can have 1,000 at most" in refused("digits", channels=1001)
 
 
 def test_data_larger_than_memory_are_refused_before_they_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    root = make_folder(tmp_path / "pets")
     monkeypatch.setattr("effnet_builder.train.data.free_memory", lambda: 1)
     images = {"cifar10": "60,000 images of 32 px need 0.4 GB", "mnist": "70,000 images of 28 px need 0.3 GB"}
     images |= {"svhn": "99,289 images of 32 px need 0.6 GB", "digits": "1,797 images of 8 px"}
-    images |= {"fake": "640 images of 32 px", f"folder:{root}": "6 images of 12 px"}
+    images |= {"fake": "640 images of 32 px"}
     for source, message in images.items():
         assert message in refused(source)
     assert "need 1.2 GB of memory, 0.0 are free" in refused("cifar10", channels=10)

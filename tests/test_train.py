@@ -17,19 +17,18 @@ from torch import nn
 from torchvision.transforms import v2
 
 from effnet_builder import ConfigError
-from effnet_builder.train.augment import InputPath, measure
-from effnet_builder.train.augment_settings import Augment
-from effnet_builder.train.data import Dataset, ImageSet, free_memory, load_dataset, split
+from effnet_builder.train.augment import InputPath, measure, random_crop
+from effnet_builder.train.data import Dataset, ImageSet, Storage, free_memory, in_memory, load_dataset, split
 from effnet_builder.train.engine import Diverged, choose_device, epoch_batches, evaluate, fit
 from effnet_builder.train.loggers import ConsoleLogger, CsvLogger, EpochMetrics
-from effnet_builder.train.recipe import Normalize, Recipe, load_recipe
+from effnet_builder.train.recipe import Augment, Normalize, Recipe, load_recipe
 from effnet_builder.train.run import claim, claim_next, publishing
 
 PLAIN = Normalize(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-def load(source: str, channels: int = 3, size: int = 32) -> Dataset:
-    return load_dataset(source, channels=channels, size=size, progress=lambda items, total, description: items)
+def load(source: str, channels: int = 3, size: int = 32, storage: Storage = Storage.auto) -> Dataset:
+    return load_dataset(source, channels=channels, size=size, progress=lambda items, *_: items, storage=storage)
 
 
 def make_folder(root: Path, sizes: tuple[tuple[int, int], ...] = ((12, 12),), mode: str = "RGB") -> Path:
@@ -50,7 +49,7 @@ def make_folder(root: Path, sizes: tuple[tuple[int, int], ...] = ((12, 12),), mo
 def pattern(count: int = 6, size: int = 8) -> ImageSet:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
-    return ImageSet(images, torch.arange(count))
+    return in_memory(images, torch.arange(count))
 
 
 # Data
@@ -62,19 +61,19 @@ def test_digits_are_scikit_learns_and_the_split_is_fixed() -> None:
     digits = load("digits", channels=1)
     assert (len(digits.train), len(digits.test)) == (1437, 360)
     assert digits.classes == tuple("0123456789")
-    assert digits.train.images.shape == (1437, 1, 8, 8)
+    assert digits.train.read().shape == (1437, 1, 8, 8)
     theirs = Counter((label, image.round().astype(int).tobytes()) for image, label in
                      zip(load_digits().images, load_digits().target, strict=True))  # fmt: skip
     ours: Counter[tuple[int, bytes]] = Counter()
     for part in (digits.train, digits.test):
-        for image, label in zip(part.images, part.labels, strict=True):
+        for image, label in zip(part.read(), part.labels, strict=True):
             levels = (image[0].double() / 255 * 16).round().numpy().astype(int)
             ours[int(label), levels.tobytes()] += 1
     assert ours == theirs
     assert min(Counter(digits.test.labels.tolist()).values()) >= 34  # every class is tested
     again = load("digits", channels=3)
     assert torch.equal(again.test.labels, digits.test.labels)
-    assert torch.equal(again.test.images, digits.test.images.repeat(1, 3, 1, 1))
+    assert torch.equal(again.test.read(), digits.test.read().repeat(1, 3, 1, 1))
 
 
 def test_folder_reads_what_pillow_wrote(tmp_path: Path) -> None:
@@ -83,15 +82,15 @@ def test_folder_reads_what_pillow_wrote(tmp_path: Path) -> None:
     assert (data.name, data.classes, len(data.train), len(data.test)) == ("pets", ("cat", "dog"), 4, 2)
     assert data.train.labels.tolist() == [0, 0, 1, 1]
     first = torch.from_numpy(np.array(Image.open(root / "train" / "cat" / "0-12x12.png"))).permute(2, 0, 1)
-    assert torch.equal(data.train.images[0], first)
-    assert data.train.images[:2].float().mean() < 80 < data.train.images[2:].float().mean()
+    assert torch.equal(data.train.read()[0], first)
+    assert data.train.read()[:2].float().mean() < 80 < data.train.read()[2:].float().mean()
 
 
 def test_folder_with_many_sizes_becomes_squares(tmp_path: Path) -> None:
     root = make_folder(tmp_path, sizes=((40, 24), (12, 60), (10, 10)))
-    assert load(f"folder:{root}", size=16).train.images.shape == (12, 3, 16, 16)
-    assert load(f"folder:{root}", size=64).train.images.shape == (12, 3, 24, 24)  # the largest short side
-    assert load(f"folder:{root}", size=16, channels=1).train.images.shape == (12, 1, 16, 16)
+    assert load(f"folder:{root}", size=16).train.read().shape == (12, 3, 16, 16)
+    assert load(f"folder:{root}", size=64).train.read().shape == (12, 3, 24, 24)  # the largest short side
+    assert load(f"folder:{root}", size=16, channels=1).train.read().shape == (12, 1, 16, 16)
 
 
 def test_wide_images_lose_their_ends(tmp_path: Path) -> None:
@@ -99,7 +98,7 @@ def test_wide_images_lose_their_ends(tmp_path: Path) -> None:
     pixels = np.zeros((12, 36, 3), np.uint8)
     pixels[:, 12:24] = 255
     Image.fromarray(pixels).save(root / "train" / "cat" / "0-12x12.png")
-    assert load(f"folder:{root}").train.images[0].min() == 255
+    assert load(f"folder:{root}").train.read()[0].min() == 255
 
 
 def test_bad_data_is_refused_with_every_file(tmp_path: Path) -> None:
@@ -122,7 +121,7 @@ def test_bad_data_is_refused_with_every_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("mnits", "no such source; there are digits, folder:DIR, cifar10"),
+        ("mnits", "no such source; there are digits, folder:DIR, webdataset:DIR.PATTERN, cifar10"),
         ("folder:", "expected folder:DIR"),
         ("folder:/nowhere", "expected /nowhere/train/CLASS/IMAGE files"),
     ],
@@ -137,17 +136,19 @@ def test_folders_that_do_not_fit(tmp_path: Path) -> None:
     (root / "test" / "dog").rename(root / "test" / "wolf")
     with pytest.raises(ConfigError, match="train and test differ in their classes: dog, wolf"):
         load(f"folder:{root}")
-    for image in (root / "test" / "wolf").iterdir():
+    (root / "test" / "wolf").rename(root / "test" / "dog")
+    for image in (root / "test" / "dog").iterdir():
         image.unlink()
-    with pytest.raises(ConfigError, match="Found no valid file for the classes wolf"):
+    with pytest.raises(ConfigError, match="no images in .*test/dog; expected files .jpg, .jpeg, .png"):
         load(f"folder:{root}")
 
 
 def test_data_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_folder(tmp_path / "data")
     monkeypatch.setattr("effnet_builder.train.data.free_memory", lambda: 1)
-    with pytest.raises(ConfigError, match="6 images of 12 px need 0.0 GB of memory"):
-        load(f"folder:{root}")
+    for storage in (Storage.memory, Storage.device):
+        with pytest.raises(ConfigError, match="6 images of 12 px need 0.0 GB of memory"):
+            load(f"folder:{root}", storage=storage)
 
 
 def test_free_memory_is_a_plausible_number() -> None:
@@ -196,23 +197,47 @@ def test_split_is_seeded_and_loses_nothing() -> None:
 def test_measured_normalization_is_that_of_all_pixels() -> None:
     data = pattern(1500, 4)
     found = measure(data)
-    pixels = data.images.double() / 255
+    pixels = data.read().double() / 255
     assert found.mean == pytest.approx(pixels.mean((0, 2, 3)).tolist())
     assert found.std == pytest.approx(pixels.std((0, 2, 3), correction=0).tolist())
-    black = measure(ImageSet(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2)))
+    black = measure(in_memory(torch.zeros(2, 1, 4, 4, dtype=torch.uint8), torch.zeros(2)))
     assert (black.mean, black.std) == ((0.0,), (1.0,))
 
 
 def test_evaluation_input_equals_torchvisions_transforms() -> None:
     normalize = Normalize(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
-    images = pattern(5, 9).images
+    images = pattern(5, 9).read()
     for size in (9, 24, 5):
-        ours = InputPath(size, normalize, Augment(horizontal_flip=True, crop_padding=3)).evaluate(images)
+        ours = InputPath(size, normalize, Augment(horizontal_flip=True, crop_padding=3))(images)
         theirs = v2.Compose(
             [v2.ToDtype(torch.float32, scale=True), v2.Resize((size, size), antialias=True),
              v2.Normalize(normalize.mean, normalize.std)]
         )(images)  # fmt: skip
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_each_image_is_flipped_or_not_on_its_own() -> None:
+    images = pattern(200).read()
+    augment = InputPath(8, PLAIN, Augment(horizontal_flip=True))
+    plain = InputPath(8, PLAIN, Augment())(images)
+    found = augment(images, torch.Generator().manual_seed(0))
+    flipped = [not torch.equal(a, b) for a, b in zip(found, plain, strict=True)]
+    assert 70 < sum(flipped) < 130
+    for i, flip in enumerate(flipped):
+        assert torch.equal(found[i], plain[i].flip(2) if flip else plain[i])
+
+
+def test_each_crop_is_a_window_of_the_padded_image() -> None:
+    x = pattern(400).read().float() + 1
+    found = random_crop(x, 2, torch.Generator().manual_seed(0))
+    offsets = Counter()
+    for image, crop in zip(x, found, strict=True):
+        padded = nn.functional.pad(image, (2, 2, 2, 2))
+        windows = [(i, j) for i in range(5) for j in range(5) if torch.equal(padded[:, i : i + 8, j : j + 8], crop)]
+        assert len(windows) == 1
+        offsets[windows[0]] += 1
+    assert len(offsets) == 25  # every offset is drawn
+    assert max(offsets.values()) < 40
 
 
 def test_an_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
@@ -246,7 +271,7 @@ def test_fit_is_torchs_sgd_on_the_same_batches() -> None:
     """The loop written out with torch's own optimizer and scheduler, on a module that is no Network."""
     plan = recipe(**{"schedule.step_size": 1, "optimizer.nesterov": False})
     data, inputs = pattern(18), InputPath(8, PLAIN, plan.augment)
-    data = ImageSet(data.images, data.labels % 6)
+    data = in_memory(data.read(), data.labels % 6)
     ours, theirs = tiny_model(), tiny_model()
     history = fit(ours, data, data, plan, inputs, []).history
     optimizer = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
@@ -254,7 +279,7 @@ def test_fit_is_torchs_sgd_on_the_same_batches() -> None:
     for epoch in range(2):
         total = 0.0
         for index in epoch_batches(plan, epoch, 18):
-            images, labels = inputs.batch(data, index)
+            images, labels = inputs(data.read(index)), data.labels[index]
             loss = nn.functional.cross_entropy(theirs(images), labels)
             optimizer.zero_grad()
             loss.backward()
@@ -274,7 +299,7 @@ def test_clip_smoothing_decay_and_average_in_the_loop() -> None:
         optimizer={"type": "adamw", "lr": 0.01, "weight_decay": 0.1, "no_decay": ["bias"]}, schedule={"type": "cosine", "warmup": "3steps"}, clip={"max_norm": 0.5}, label_smoothing=0.2, ema={"horizon": "4steps"}
     )  # fmt: skip
     data, inputs = pattern(18), InputPath(8, PLAIN, plan.augment)
-    data = ImageSet(data.images, data.labels % 6)
+    data = in_memory(data.read(), data.labels % 6)
     ours, theirs = tiny_model(), tiny_model()
     fitted = fit(ours, data, data, plan, inputs, [])
     weights, biases = ([p for n, p in theirs.named_parameters() if n.endswith(kind)] for kind in ("weight", "bias"))
@@ -282,7 +307,7 @@ def test_clip_smoothing_decay_and_average_in_the_loop() -> None:
     optimizer = torch.optim.AdamW(groups, lr=0.01, weight_decay=0.1)
     average = [parameter.detach().clone() for parameter in theirs.parameters()]
     for step, index in enumerate([*epoch_batches(plan, 0, 18), *epoch_batches(plan, 1, 18)]):
-        images, labels = inputs.batch(data, index)
+        images, labels = inputs(data.read(index)), data.labels[index]
         share = (step + 1) / 4 if step < 3 else (1 + math.cos(math.pi * (step - 3) / 7)) / 2
         for group in optimizer.param_groups:
             group["lr"] = 0.01 * share
@@ -302,8 +327,8 @@ def test_clip_smoothing_decay_and_average_in_the_loop() -> None:
 
 def test_evaluate_counts_every_image_once_whatever_the_batch() -> None:
     data, model, inputs = pattern(7), tiny_model(), InputPath(8, PLAIN, Augment())
-    data = ImageSet(data.images, data.labels % 6)
-    logits = model(inputs.evaluate(data.images))
+    data = in_memory(data.read(), data.labels % 6)
+    logits = model(inputs(data.read()))
     expected = float(nn.functional.cross_entropy(logits, data.labels).detach())
     right = float((logits.argmax(1) == data.labels).double().mean())
     for batch_size in (1, 3, 7, 100):
@@ -325,7 +350,7 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     for _ in range(2):
         model = tiny_model()
         data = pattern(9)
-        data = ImageSet(data.images, data.labels % 6)
+        data = in_memory(data.read(), data.labels % 6)
         fit(model, data, data, recipe(), InputPath(8, PLAIN, Augment(crop_padding=2)), [])
         results.append(torch.cat([parameter.flatten() for parameter in model.parameters()]))
     assert torch.equal(*results)

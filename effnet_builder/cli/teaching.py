@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def teacher_of(file: str | None, material: Material, device: torch.device) -> Teacher | None:
-    """The network of `--teacher`, which must be given if the recipe has `distill`, and only then. Raises ConfigError."""
+    """The network of `--teacher`, which a recipe with `distill` must have, and no other. Raises ConfigError."""
     from ..models.network import build_model
     from ..train.distill import Teacher
 

@@ -25,7 +25,7 @@ DataOption = Annotated[
         metavar="SOURCE",
         help="digits: scikit-learn's 1,797 handwritten digits. "
         "folder:DIR: images in DIR/train/CLASS and DIR/test/CLASS (or val). "
-        "webdataset:DIR: shards train*.tar and test*.tar (or val). "
+        "webdataset:DIR: tar files DIR/train*.tar and DIR/test*.tar (or val). "
         "cifar10, cifar100, mnist, fashion-mnist, svhn: downloaded once, or read from NAME:DIR. "
         "fake[:COUNTxCLASSES]: generated.  [default: digits]",
         show_default=False,

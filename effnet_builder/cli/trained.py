@@ -29,7 +29,7 @@ _BATCH_SIZE = 64
 
 @dataclass(frozen=True)
 class Trained:
-    """A network with its weights, and what is known of its training."""
+    """A network with its weights, in evaluation, and what is known of its training."""
 
     model: nn.Module
     plan: Plan
@@ -77,7 +77,7 @@ def load_trained(path: Path, checkpoint: str = "kept", *, raw: bool = False) -> 
         weights = f"{'the average' if average else 'the weights'} of step {found.facts['step']:,}"
     assert recipe.normalize is not None
     classes = tuple(written["data"]["classes"])
-    return Trained(model, plan, recipe.normalize, classes, recipe, recorded_order(written), weights)
+    return Trained(model.eval(), plan, recipe.normalize, classes, recipe, recorded_order(written), weights)
 
 
 def how_to_evaluate(trained: Trained, batch_size: int | None = None) -> Evaluation:
@@ -104,7 +104,7 @@ def _from_weights(path: Path, mark: Mark) -> Trained:
         names = None
     classes = tuple(map(str, names)) if isinstance(names, list) and len(names) == plan.num_classes else None
     normalize = Normalize(mean=said.mean, std=said.std)
-    return Trained(model, plan, normalize, classes, None, None, "its weights")
+    return Trained(model.eval(), plan, normalize, classes, None, None, "its weights")
 
 
 def _checkpoint(run: Run, which: str, mark: Mark) -> Checkpoint:

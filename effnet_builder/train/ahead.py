@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_GRACE = 5.0  # seconds in which the threads may end what they are at
+_GRACE = 5.0  # seconds in which all threads may end what they are at
 
 
 def ahead(
@@ -23,6 +25,17 @@ def ahead(
     """
     stopped = threading.Event()
     lanes = [_Lane(work, stopped) for work in works]
+
+    def end() -> None:
+        stopped.set()
+        for lane in lanes:
+            lane.tasks.put(None)
+        latest = time.monotonic() + _GRACE
+        for lane in lanes:
+            lane.thread.join(max(0.0, latest - time.monotonic()))
+
+    # The interpreter may not go while a thread is in torch: that would abort the process.
+    atexit.register(end)
     sent = received = 0
     try:
         for item in items:
@@ -35,11 +48,8 @@ def ahead(
             yield lanes[received % len(lanes)].receive(timeout)
             received += 1
     finally:
-        stopped.set()
-        for lane in lanes:
-            lane.tasks.put(None)
-        for lane in lanes:
-            lane.thread.join(_GRACE)
+        atexit.unregister(end)
+        end()
 
 
 class _Lane:
@@ -63,6 +73,9 @@ class _Lane:
             result, error = self.results.get(timeout=timeout)
         except queue.Empty:
             raise TimeoutError from None
-        if error is not None:
-            raise error
-        return result
+        try:
+            if error is not None:
+                raise error
+            return result
+        finally:
+            del error  # it holds this frame, and by that everything of its callers, for as long as this holds it

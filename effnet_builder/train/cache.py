@@ -13,6 +13,7 @@ import json
 import math
 import os
 import time
+import weakref
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,21 +48,24 @@ class Cached:
     """
 
     path: Path
-    file: IO[bytes]
+    file: int  # kept open: where the path is replaced, this one stays what it was
     start: int
     shape: Shape
     sums: np.ndarray  # (N,) uint32
     bad: np.ndarray  # (N,) bool
 
+    def __post_init__(self) -> None:
+        weakref.finalize(self, os.close, self.file)
+
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The images with these indices, read in the order of the file. Raises DataError for one that changed."""
         if out is None:
             out = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
-        images = out.view(len(index), -1).numpy()
+        images = out.flatten(1).numpy()
         for position in index.argsort().tolist():
             row, image = int(index[position]), images[position]
             try:
-                count = os.preadv(self.file.fileno(), [image], self.start + row * image.nbytes)
+                count = os.preadv(self.file, [image], self.start + row * image.nbytes)
             except OSError as error:
                 raise DataError(f"{self.path} cannot be read: {error.strerror}") from None
             if count != image.nbytes or zlib.crc32(image) != self.sums[row]:
@@ -69,23 +73,30 @@ class Cached:
         return out
 
 
-def open_cache(path: Path, state: str) -> Cached | None:
-    """The cache in this file, if it is whole and was made of this state of the files."""
+def open_cache(path: Path, state: str, allow_bad: bool) -> Cached | None:
+    """The cache in this file, if it is whole and was made of this state of the files; with bad ones, if allowed."""
     try:
         with safe_open(path, "np") as tensors:  # checks size and header
             if tensors.metadata() != {"version": VERSION, "state": state}:
                 return None
             n, c, h, w = tensors.get_slice("pixels").get_shape()
             sums, bad = tensors.get_tensor("crc32"), tensors.get_tensor("bad").astype(bool)
-        file = path.open("rb", buffering=0)
-    except (OSError, SafetensorError):
+        if bad.any() and not allow_bad:
+            return None
+        file = os.open(path, os.O_RDONLY)
+    except (OSError, ValueError, SafetensorError):
         return None
-    start = 8 + int.from_bytes(file.read(8), "little")
+    start = 8 + int.from_bytes(os.pread(file, 8, 0), "little")
     return Cached(path, file, start, (n, c, h, w), sums, bad)
 
 
 def build_cache(
-    path: Path, state: str, shape: Shape, fill: Callable[[Write], np.ndarray], waiting: Callable[[], object]
+    path: Path,
+    state: str,
+    shape: Shape,
+    allow_bad: bool,
+    fill: Callable[[Write], np.ndarray],
+    waiting: Callable[[], object],
 ) -> Cached:
     """Let `fill` write every image and say which are bad (N,); or take the cache that another process builds meanwhile.
 
@@ -94,13 +105,13 @@ def build_cache(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_over(path.parent)
-        with _only_builder(path, state, waiting) as file:
-            if file is not None:
+        with _only_builder(path, waiting) as file:
+            if open_cache(path, state, allow_bad) is None:  # else another process was faster
                 _write(file, state, shape, fill)
                 os.replace(_unfinished(path), path)
     except OSError as error:
         raise NoCache(f"{error.strerror or error}") from None
-    found = open_cache(path, state)
+    found = open_cache(path, state, allow_bad)
     if found is None:
         raise NoCache("it was replaced while it was built")
     return found
@@ -109,19 +120,20 @@ def build_cache(
 def _write(file: IO[bytes], state: str, shape: Shape, fill: Callable[[Write], np.ndarray]) -> None:
     n, image = shape[0], shape[1] * shape[2] * shape[3]
     header = _header(shape, state)
-    # All of the disk's blocks are taken now: where there are too few, nothing was decoded in vain.
-    os.posix_fallocate(file.fileno(), 0, len(header) + n * (image + 5))
+    if hasattr(os, "posix_fallocate"):  # not on macOS
+        # All of the disk's blocks are taken now: where there are too few, nothing was decoded in vain.
+        os.posix_fallocate(file.fileno(), 0, len(header) + n * (image + 5))
     sums = np.zeros(n, np.uint32)
 
     def write(row: int, images: np.ndarray) -> None:
         for i in range(len(images)):
             sums[row + i] = zlib.crc32(images[i])
-        _write_all(file.fileno(), images.reshape(-1), len(header) + row * image)
+        _write_all(file.fileno(), images.reshape(-1).data, len(header) + row * image)
 
     bad = fill(write)
-    _write_all(file.fileno(), np.frombuffer(header, np.uint8), 0)
-    _write_all(file.fileno(), sums.view(np.uint8), len(header) + n * image)
-    _write_all(file.fileno(), bad.astype(np.uint8), len(header) + n * (image + 4))
+    _write_all(file.fileno(), header, 0)
+    _write_all(file.fileno(), sums.view(np.uint8).data, len(header) + n * image)
+    _write_all(file.fileno(), bad.astype(np.uint8).data, len(header) + n * (image + 4))
     os.fsync(file.fileno())
 
 
@@ -141,10 +153,10 @@ def _header(shape: Shape, state: str) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_all(file: int, data: np.ndarray, offset: int) -> None:
-    view, written = data.data, 0
-    while written < len(view):
-        written += os.pwrite(file, view[written:], offset + written)
+def _write_all(file: int, data: memoryview | bytes, offset: int) -> None:
+    written = 0
+    while written < len(data):
+        written += os.pwrite(file, data[written:], offset + written)
 
 
 def _unfinished(path: Path) -> Path:
@@ -152,24 +164,21 @@ def _unfinished(path: Path) -> Path:
 
 
 @contextmanager
-def _only_builder(path: Path, state: str, waiting: Callable[[], object]) -> Iterator[IO[bytes] | None]:
-    """The unfinished file, locked and empty; None where another process has made the cache meanwhile."""
+def _only_builder(path: Path, waiting: Callable[[], object]) -> Iterator[IO[bytes]]:
+    """The unfinished file, locked and empty. Where it is not renamed, it is removed."""
     unfinished = _unfinished(path)
     while True:
         with open(unfinished, "r+b", buffering=0, opener=_open_or_create) as file:
             _wait_for_lock(file, waiting)
-            if not _is_at(file, unfinished):  # the other process is done with it
-                if open_cache(path, state) is None:
-                    continue
-                yield None
-                return
-            file.truncate(0)
+            if not _is_at(file, unfinished):
+                continue  # the other process has renamed or removed it
             try:
+                file.truncate(0)
                 yield file
-            except BaseException:
+            finally:
                 with contextlib.suppress(OSError):
-                    unfinished.unlink()
-                raise
+                    if _is_at(file, unfinished):
+                        unfinished.unlink()
             return
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..tensors import write_tensors
@@ -53,12 +52,17 @@ class Checkpoints:
         return self.folder / f"step-{step:09d}.safetensors"
 
     def save(self, step: int, checkpoint: Checkpoint, keep: Iterable[int] = ()) -> Path:
-        """Write one, then remove all but the newest two and those of the steps in `keep`. Raises OSError."""
+        """Write one, then remove all but the newest two and those of the steps in `keep`. Raises OSError.
+
+        Also removes those of later steps, which a run has that went back, or on from an older one: they are no part of
+        it any more, and one that is damaged would stay the newest.
+        """
         self.folder.mkdir(exist_ok=True)
         path = self.path(step)
         write(path, checkpoint)
-        kept = {*self.steps()[:2], *keep}
-        for old in self.steps():
+        there = self.steps()
+        kept = {*[one for one in there if one <= step][:2], *(one for one in keep if one <= step)}
+        for old in there:
             if old not in kept:
                 self.path(old).unlink(missing_ok=True)
         return path
@@ -89,8 +93,9 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 def read(path: Path) -> Checkpoint:
     """The checkpoint in a file. Raises Damaged where anything in it is not as it was written."""
     try:
-        tensors = load_file(path)
-        header = _metadata(path)
+        with safe_open(path, "pt") as opened:  # once: the first process may replace the file while others read it
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
+            header = opened.metadata() or {}
         facts, digest = header["facts"], header["digest"]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise Damaged(f"{path}: not a whole checkpoint ({str(error).splitlines()[0][:200]})") from None
@@ -100,11 +105,6 @@ def read(path: Path) -> Checkpoint:
     if found["format"] != _FORMAT:
         raise Damaged(f"{path}: of format {found['format']}; this version reads format {_FORMAT}")
     return Checkpoint(tensors, found)
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as opened:
-        return dict(opened.metadata() or {})
 
 
 def _digest(tensors: Mapping[str, Tensor], facts: str) -> str:

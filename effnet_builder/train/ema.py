@@ -30,8 +30,11 @@ class EmaModel:
         self.module: nn.Module = copy.deepcopy(getattr(model, "_orig_mod", model)).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Move towards the module as it is after a step, counted from 0. Does not wait for the device."""
+    def update(self, model: nn.Module, step: int, unless: Tensor | None = None) -> None:
+        """Move towards the module as it is after a step, counted from 0. Does not wait for the device.
+
+        Where `unless`, a truth value () on the device, is given and true, the average stays as it is, to the last bit.
+        """
         weight = 1 - ema_decay(self.horizon, step)
         averaged: tuple[list[Tensor], list[Tensor]] = [], []
         copied: tuple[list[Tensor], list[Tensor]] = [], []
@@ -40,7 +43,12 @@ class EmaModel:
             kind[0].append(mine)
             kind[1].append(current)
         # In place, also for those who hold the tensors: a compiled or exported evaluation sees the new values.
-        torch._foreach_lerp_(*averaged, weight)
+        if unless is None:
+            torch._foreach_lerp_(*averaged, weight)
+        elif averaged[0]:
+            ways = torch._foreach_sub(averaged[1], averaged[0])
+            torch._foreach_mul_(ways, weight * ~unless)  # a lerp takes no weight that only the device knows
+            torch._foreach_add_(averaged[0], ways)
         if copied[0]:
             torch._foreach_copy_(*copied)
 

@@ -18,7 +18,11 @@ from torch import Tensor
 from .images import DataError, Shape
 
 MOST_PIXELS = 89_478_485  # 256 MiB as RGB; Pillow warns from there on, and decodes up to twice as many
+MOST_BYTES = 2**30  # of a file: four times as many as that
 _HEAD = 2**16  # bytes that hold the header of most images
+
+# What the files may hold, whatever their names. Not everything that Pillow knows: it gives EPS to Ghostscript to run.
+_FORMATS = ("BMP", "DIB", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +117,17 @@ def short_side(files: Encoded, row: int) -> int:
     if files.sizes[row] < 0:
         os.stat(files.label(row))  # says why it is not there
         raise ValueError("not a regular file")  # a pipe would be waited for
+    if files.sizes[row] > MOST_BYTES:
+        raise ValueError(f"{files.sizes[row]:,} bytes exceed limit of {MOST_BYTES:,}")
     head = files.content(row, _HEAD)
     try:
-        image = Image.open(io.BytesIO(head))
+        image = Image.open(io.BytesIO(head), formats=_FORMATS)
     except Exception:
         if len(head) < _HEAD:
             raise
-        image = Image.open(io.BytesIO(files.content(row)))  # a header behind a large preview or colour profile
+        image = Image.open(
+            io.BytesIO(files.content(row)), formats=_FORMATS
+        )  # a header behind a large preview or colour profile
     _check(image)
     return min(image.size)
 
@@ -132,7 +140,7 @@ def decode(content: bytes, out: np.ndarray) -> None:
     Raises an exception of any kind.
     """
     channels, size = out.shape[:2]
-    with Image.open(io.BytesIO(content)) as file:
+    with Image.open(io.BytesIO(content), formats=_FORMATS) as file:
         _check(file)
         file.draft(file.mode, (2 * size, 2 * size))
         # Straight to RGB, a palette with transparency gives the same colours, and a warning.
@@ -158,7 +166,7 @@ def _check(image: Image.Image) -> None:
 def why(error: Exception) -> str:
     """What is wrong with an image that could not be read."""
     if isinstance(error, UnidentifiedImageError):
-        return "not a readable image: no known format"  # Pillow's sentence names a buffer by its address
+        return "not a readable image: of no known format"  # Pillow's sentence names a buffer by its address
     return f"not a readable image: {(isinstance(error, OSError) and error.strerror) or error or type(error).__name__}"
 
 

@@ -63,6 +63,11 @@ class Job:
         """How the network is evaluated."""
         return evaluation(self.recipe, self.resolution, self.normalize, self.processes)
 
+    def lr_factor(self, step: int) -> float:
+        """Share of the learning rate that a step has, counted from 0."""
+        steps, total = self.steps_per_epoch, self.steps_per_epoch * self.recipe.epochs
+        return factor(self.recipe.schedule, step, steps_per_epoch=steps, total_steps=total)
+
     def stage(self, epoch: int) -> Stage:
         """How images look in an epoch, counted from 0."""
         return stage_of(self.recipe, self.resolution, self.normalize, epoch)
@@ -151,6 +156,7 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
                 saver.save(state)
             if job.processes.any(bool(stop)):
                 raise Stopped
+    _check(state, recipe)
 
 
 @dataclass(frozen=True)
@@ -168,8 +174,7 @@ class _Batch:
 def train_step(state: State, job: Job, stage: Stage, batch: _Batch) -> Tensor:
     """One optimizer step; the L2 norm of the gradients before clipping. Does not wait for a CUDA device."""
     recipe = job.recipe
-    total = job.steps_per_epoch * recipe.epochs
-    set_lr(state.optimizer, factor(recipe.schedule, state.step, steps_per_epoch=job.steps_per_epoch, total_steps=total))
+    set_lr(state.optimizer, job.lr_factor(state.step))
     state.optimizer.zero_grad(set_to_none=True)
     statistics = NormStatistics(state.model)
     before = statistics.gather()
@@ -189,8 +194,10 @@ def train_step(state: State, job: Job, stage: Stage, batch: _Batch) -> Tensor:
         clip_gradients(parameters, max_norm=recipe.clip.max_norm, max_value=recipe.clip.max_value, norm=norm)
     stepped = _step(state, bad)
     statistics.scatter(torch.where(bad, before, after))
-    if state.average is not None and stepped:
-        state.average.update(state.model, state.step)
+    statistics.uncount(bad)
+    if state.average is not None and stepped is not False:
+        unless = None if stepped else ~(torch.isfinite(counted[0]) & torch.isfinite(norm))
+        state.average.update(state.model, state.step, unless)
     state.counters.add(counted, bad)
     return norm
 
@@ -235,7 +242,8 @@ def end_epoch(state: State, job: Job, stop: StopRequest) -> None:
         epoch=len(state.history) + 1,
         step=state.step,
         resolution=job.stage(len(state.history)).inputs.resolution,
-        lr=state.optimizer.param_groups[0]["lr"],
+        # What the last step had; not the optimizer's, which knows none where the run goes on with this evaluation.
+        lr=state.optimizer.param_groups[0]["initial_lr"] * job.lr_factor(state.step - 1),
         train_loss=loss / trained,
         train_accuracy=right / trained,
         valid_loss=raw.loss,
@@ -277,22 +285,32 @@ def _over_processes(processes: Processes, statistics: Tensor, counted: Tensor) -
     return (both[:-3] / processes.count).to(statistics.dtype), both[-3:]
 
 
-def _step(state: State, bad: Tensor) -> bool:
-    """Let the optimizer change the weights, unless the step is bad; whether it did, as far as the host knows."""
+def _step(state: State, bad: Tensor) -> bool | None:
+    """Let the optimizer change the weights, unless the step is bad; whether it did, None if only the device knows."""
     optimizer = state.optimizer
     if state.scaler.is_enabled():
         state.scaler.step(optimizer)
         state.scaler.update()
-        return True
-    if bad.is_cuda and getattr(optimizer, "_step_supports_amp_scaling", False):
+        return None
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        _start_momentum(optimizer)
         # How the scaler of torch tells fused optimizers to leave everything as it is, without the host looking.
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
         optimizer.step()
-        return True
+        return None
     if bad:
         return False
     optimizer.step()
     return True
+
+
+def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """What SGD's first step would begin with; torch allocates it, and if that step is skipped leaves it unset."""
+    if isinstance(optimizer, torch.optim.SGD) and not optimizer.state:
+        for group in optimizer.param_groups:
+            for parameter in group["params"] if group["momentum"] else ():
+                zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+                optimizer.state[parameter]["momentum_buffer"] = zeros
 
 
 def _last_only(forward: Callable[[Tensor], Tensor], last: bool) -> AbstractContextManager[None]:
@@ -317,6 +335,7 @@ def _go_back(state: State, job: Job, saver: Saver | None) -> None:
             f"finite number{again}; try a lower lr than {lr:g}"
         )
     saver.restore(state)
+    state.counters.skipped[1:].zero_()  # it may have been saved within such a row
     state.went_back = True
     saver.save(state)
     for logger in job.loggers:

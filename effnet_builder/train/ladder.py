@@ -23,11 +23,11 @@ def keep(listing: Listing, wanted: Wanted) -> Dataset:
     """The data set, with its pixels where there is room for them. Raises ConfigError, for every file that is bad."""
     ladder = _Ladder(listing, wanted)
     pixels, survey, storage, where = ladder.climb()
-    labels = torch.from_numpy(listing.labels)
-    rows = torch.tensor([row for row in range(len(labels)) if row not in survey.bad])
-    train, test = (
-        ImageSet(pixels, labels[part], part) for part in (rows[rows < listing.train], rows[rows >= listing.train])
-    )
+    good = np.ones(len(listing.files), bool)
+    good[list(survey.bad)] = False
+    labels, rows = torch.from_numpy(listing.labels), torch.from_numpy(np.flatnonzero(good))
+    parts = (rows[rows < listing.train], rows[rows >= listing.train])
+    train, test = (ImageSet(pixels, labels[part], part) for part in parts)
     return Dataset(
         listing.name,
         listing.classes,
@@ -49,9 +49,7 @@ class _Ladder:
         self.wanted = wanted
         self.state = _key(wanted.channels, wanted.size, listing.files.state)
         self.path = _cache_path(listing, wanted)
-        self.cached = open_cache(self.path, self.state)
-        if self.cached is not None and self.cached.bad.any() and wanted.on_bad is OnBad.error:
-            self.cached = None  # made where bad files were skipped; now they are to be listed
+        self.cached = open_cache(self.path, self.state, wanted.on_bad is OnBad.skip)
         self.survey = self._survey()
         self.shape: Shape = (len(listing.files), *image_shape(self.survey, wanted))
         self.notes: list[str] = []
@@ -123,7 +121,8 @@ class _Ladder:
             bad[list(found[0].bad)] = True
             return bad
 
-        self.cached = build_cache(self.path, self.state, self.shape, fill, self._wait)
+        allow_bad = self.wanted.on_bad is OnBad.skip
+        self.cached = build_cache(self.path, self.state, self.shape, allow_bad, fill, self._wait)
         return self.cached, found[0] if found else self._survey()
 
     def _wait(self) -> None:

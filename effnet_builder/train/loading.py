@@ -58,6 +58,7 @@ class Loader:
                 images = next(source)
                 self.waited += time.perf_counter() - start
                 yield self._on_device(images), self._on_device(self.data.labels[index]), index
+            next(source, None)  # to its end
 
     def _on_device(self, tensor: Tensor) -> Tensor:
         """Copied while the CPU goes on; the pinned memory is used again only when the device has read it."""

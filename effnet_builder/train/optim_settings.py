@@ -6,7 +6,6 @@ Imports no torch.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from enum import Enum
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
@@ -25,13 +24,12 @@ ParameterKind = Literal["norm", "bias", "depthwise"]
 NoDecay = Annotated[tuple[ParameterKind, ...], Field(strict=False, min_length=0, max_length=3)]
 
 
-class Precision(str, Enum):
-    """The arithmetic of a training step; weights, their gradients and the optimizer's state are float32 in all."""
+Precision: TypeAlias = Literal["fp32", "tf32", "bf16", "fp16"]
+"""The arithmetic of a training step; weights, their gradients and the optimizer's state are float32 in all.
 
-    fp32 = "fp32"  # all of it
-    tf32 = "tf32"  # float32 whose products are rounded to 10 bits of mantissa, on CUDA
-    bf16 = "bf16"  # autocast to bfloat16: the range of float32, 7 bits of mantissa
-    fp16 = "fp16"  # autocast to float16: 10 bits of mantissa, a range so small that the loss is scaled
+`tf32` rounds the factors of float32 products to 10 bits of mantissa, on CUDA. `bf16` and `fp16` cast by autocast: the
+one has the range of float32 and 7 bits of mantissa, the other 10 bits and a range so small that the loss is scaled.
+"""
 
 
 class _Optimizer(StrictModel):

@@ -9,7 +9,7 @@ import torch
 
 from .optim_settings import Precision
 
-_CASTS = {Precision.bf16: torch.bfloat16, Precision.fp16: torch.float16}
+_CASTS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def check_precision(precision: Precision, device: torch.device) -> None:
@@ -17,9 +17,9 @@ def check_precision(precision: Precision, device: torch.device) -> None:
 
     A CPU has fp32, bf16 and, since torch casts to it there, fp16: right, but many times slower than fp32 on most.
     """
-    if precision is Precision.tf32 and device.type != "cuda":
+    if precision == "tf32" and device.type != "cuda":
         raise ValueError(f"tf32 is arithmetic of CUDA devices; {device.type} has fp32, bf16 and fp16")
-    if device.type == "cuda" and precision in (Precision.tf32, Precision.bf16):
+    if device.type == "cuda" and precision in ("tf32", "bf16"):
         name, (major, minor) = torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device)
         if major < 8:
             known = "fp32 and fp16; bf16 and tf32 need compute capability 8.0"
@@ -40,7 +40,7 @@ def float32_products(precision: Precision, device: torch.device) -> Iterator[Non
     refuses to read what was set by the new ones.
     """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    rounded = device.type == "cuda" and precision is not Precision.fp32
+    rounded = device.type == "cuda" and precision != "fp32"
     try:
         _set("high" if rounded else "highest", rounded)
         yield
@@ -55,7 +55,7 @@ def gradient_scaler(precision: Precision, device: torch.device) -> torch.amp.Gra
     leaves the weights alone where a gradient is not finite. With fp16 it waits for the device, and so does
     `state_dict()`: floats and whole numbers, or nothing but for fp16.
     """
-    return torch.amp.GradScaler(device.type, enabled=precision is Precision.fp16)
+    return torch.amp.GradScaler(device.type, enabled=precision == "fp16")
 
 
 def _set(matmul: str, convolutions: bool) -> None:

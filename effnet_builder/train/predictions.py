@@ -38,7 +38,7 @@ class Evaluation:
 
     inputs: InputPath
     batch_size: int
-    precision: Precision = Precision.fp32
+    precision: Precision = "fp32"
     channels_last: bool = True
     views: Views = "none"
     processes: Processes = ALONE

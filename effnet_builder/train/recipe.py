@@ -94,7 +94,9 @@ class Recipe(StrictModel):
     accumulate: int = Field(
         1, ge=1, le=65_536, description="parts that a batch goes through the network in, to need less memory"
     )
-    precision: Precision = Field(Precision.fp32, description="of the forward pass; weights are always fp32")
+    precision: Precision = Field(
+        "fp32", description="of the forward pass: fp32; tf32, products of 10 bits; bf16 or fp16 by autocast"
+    )
     channels_last: bool = Field(True, description="keep the channels of a pixel together in memory")
     compile: bool = Field(False, description="compile the network with torch.compile")
     skip_limit: int = Field(

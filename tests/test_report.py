@@ -26,7 +26,7 @@ from effnet_builder.plotting.diagram import diagram
 from effnet_builder.plotting.style import THEMES
 from effnet_builder.report import Picture, ReportData, Sample, misclassified, render_report
 from effnet_builder.report.html import _duration, to_png
-from effnet_builder.train.metrics import measure
+from effnet_builder.train.metrics import hardest, measure
 from effnet_builder.train.predictions import Predictions, predict_batch
 
 PAGE = Path(__file__).parent.parent / "effnet_builder" / "report" / "report.html.j2"
@@ -253,7 +253,8 @@ def test_durations(seconds: float, shown: str) -> None:
 def test_images_are_those_that_went_wrong(channels: int, mode: str) -> None:
     found = predictions(50)
     images = torch.randint(0, 256, (50, channels, 6, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    samples = misclassified(found, images, [f"class {i}" for i in range(7)], limit=4)
+    index = hardest(found, 4)
+    samples = misclassified(found, index, images[index], [f"class {i}" for i in range(7)])
     wrong = sorted((i for i in range(50) if found.top[i, 0] != found.labels[i]), key=lambda i: -found.losses[i].item())[
         :4
     ]
@@ -275,7 +276,7 @@ def test_a_report_needs_no_matplotlib() -> None:
         "from effnet_builder.train.predictions import predict_batch\n"
         "import torch\n"
         "p = predict_batch(torch.eye(3), torch.tensor([0, 1, 1]))\n"
-        "samples = r.misclassified(p, torch.zeros(3, 1, 4, 4, dtype=torch.uint8), 'abc')\n"
+        "samples = r.misclassified(p, torch.tensor([2]), torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 'abc')\n"
         "print(r.render_report(r.ReportData('t', 'd', 'n', 'd', 1, 1, 1.0, measure(p, 3), 'abc', [], '', '', '', {}, {}, samples=samples)))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -4,8 +4,8 @@ train-arch benchmarks/cifar10_cpu.yaml --recipe benchmarks/cifar10_cpu_recipe.ya
 python benchmarks/cifar10_cpu.py RUN [--steps 5]
 
 Of our run, the seconds until the validation accuracy is first at 85.21 %, validations included. Of the notebook, the
-images/s of its network and optimizer at 224 px, batch 64, with plain torch convolutions in float32, as it was; its input, which
-takes more time still, is left out. Extrapolated to its seven epochs of 45,000 images, after which it reports 85.21 %.
+images/s of its network and optimizer at 224 px, batch 64, with plain torch convolutions in float32, as it was; without
+its input, which takes more time still. Extrapolated to its seven epochs of 45,000 images, which ended at 85.21 %.
 """
 
 from __future__ import annotations

@@ -272,11 +272,11 @@ def test_a_report_needs_no_matplotlib() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"
         "import effnet_builder.report as r\n"
-        "from effnet_builder.train.metrics import hardest, measure\n"
+        "from effnet_builder.train.metrics import measure\n"
         "from effnet_builder.train.predictions import predict_batch\n"
         "import torch\n"
         "p = predict_batch(torch.eye(3), torch.tensor([0, 1, 1]))\n"
-        "samples = r.misclassified(p, torch.tensor([1, 2]), torch.zeros(2, 1, 4, 4, dtype=torch.uint8), 'abc')\n"
+        "samples = r.misclassified(p, torch.tensor([2]), torch.zeros(1, 1, 4, 4, dtype=torch.uint8), 'abc')\n"
         "print(r.render_report(r.ReportData('t', 'd', 'n', 'd', 1, 1, 1.0, measure(p, 3), 'abc', [], '', '', '', {}, {}, samples=samples)))\n"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -107,6 +107,7 @@ def _evaluate(
     from ..train.device import to_device
     from ..train.loading import Loader
     from ..train.metrics import measure
+    from ..train.precision import float32_products
     from ..train.predictions import predict
     from ..train.processes import processes
     from .order import Order
@@ -127,7 +128,8 @@ def _evaluate(
         images = _images(trained, dataset, split)
         if norm_images is not None:
             _renew_statistics(model, trained, dataset, Loader, how, where, norm_images)
-        metrics = measure(predict(model, Loader(images, where, order.workers), how), len(dataset.classes))
+        with float32_products(how.precision, where):
+            metrics = measure(predict(model, Loader(images, where, order.workers), how), len(dataset.classes))
         if output_format is Format.json:
             echo(json.dumps({"split": split.value, "data": order.data, **metrics.to_dict()}, indent=2))
         else:

@@ -21,6 +21,7 @@ from ..arch.summary import totals_line
 from ..config import ConfigError, Mark, Node, Problem, write_whole
 from ..models.files import load_weights
 from ..models.network import Network
+from ..train.allocator import keep_freed_memory
 from ..train.data import DataError, Dataset, load_dataset, place
 from ..train.device import choose_device
 from ..train.engine import Diverged, fit
@@ -130,6 +131,8 @@ def _create(target: Path) -> Run:
 def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
     order = session.order
     device = choose(order.device, who)
+    if device.type == "cpu":
+        keep_freed_memory()
     if session.resumed:
         as_before(run)
     model, material = _prepare(session, device, who, fit_batch)

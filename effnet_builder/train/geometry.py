@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .draws import Draws, hashed, send
+
+PaddingMode: TypeAlias = Literal["constant", "reflect"]
 
 
 def centre_crop(x: Tensor, share: float) -> Tensor:
@@ -36,10 +38,16 @@ def alternating(index: Tensor, epoch: int) -> Tensor:
     return (hashed(index.to(torch.int32)) & 1) == 1 - epoch % 2
 
 
-def random_window(x: Tensor, padding: int, mode: Literal["constant", "reflect"], draws: Draws) -> Tensor:
+def corners(padding: int, draws: Draws) -> tuple[Tensor, Tensor]:
+    """Top and left (N,) of a random window of each image with `padding` px around it."""
+    top, left = draws.integers(0, 2 * padding + 1, 2).unbind(1)
+    return top, left
+
+
+def random_window(x: Tensor, padding: int, mode: PaddingMode, draws: Draws) -> Tensor:
     """A random H x W window of each image with `padding` px of black around it, or of itself mirrored at its edges."""
     count, _, height, width = x.shape
-    top, left = draws.integers(0, 2 * padding + 1, 2).unbind(1)
+    top, left = corners(padding, draws)
     if mode == "constant":
         padded = F.pad(x, (padding,) * 4)
     else:
@@ -73,6 +81,42 @@ def crop_resize_together(x: Tensor, boxes: Tensor, size: int) -> Tensor:
         columns = lines.view(count, size * channels, width)
         columns = torch.bmm(columns, _triangles(left, wide, width, size).mT)
     return columns.view(count, size, channels, size).transpose(1, 2)
+
+
+def line_weights(side: int, size: int) -> Tensor:
+    """How much each of `side` lines adds to each of `size` in `resize`, (size, side); size is no smaller."""
+    return _triangles(torch.zeros(1), torch.tensor([float(side)]), side, size)[0]
+
+
+def window_weights(weights: Tensor, padding: int, mode: PaddingMode, first: Tensor, mirrored: Tensor) -> Tensor:
+    """`line_weights` of each image, (N, size, side): mirrored (N,) or not, then the window that starts at `first` (N,).
+
+    The window is one of those of `random_window`.
+    """
+    both = torch.stack([weights, weights.flip(0)])
+    size = both.shape[1]
+    if mode == "constant":
+        padded = F.pad(both, (0, 0, padding, padding))
+    else:
+        padded = both.index_select(1, _reflected(size, padding, both.device))
+    lines = (mirrored * padded.shape[1] + first)[:, None] + torch.arange(size)
+    return padded.flatten(0, 1).index_select(0, lines.flatten()).view(*lines.shape, -1)
+
+
+def weighted_lines(x: Tensor, rows: Tensor, columns: Tensor, shift: Tensor) -> Tensor:
+    """`rows @ x @ columns.mT + shift` of each channel, channels last, written once.
+
+    Images (N, C, H, W), weights (N, S, H) and (N, S, W), shift (C,) to (N, C, S, S).
+    """
+    count, channels, height, width = x.shape
+    size = rows.shape[1]
+    lines = x.permute(0, 3, 2, 1).reshape(count, width, height * channels)
+    wide = torch.bmm(columns, lines).view(count, size, height, channels)
+    with_shift = x.new_empty(count, height + 1, size, channels)
+    with_shift[:, :height] = wide.transpose(1, 2)
+    with_shift[:, height] = shift
+    weights = torch.cat([rows, rows.new_ones(count, size, 1)], 2)
+    return torch.bmm(weights, with_shift.flatten(2)).view(count, size, size, channels).permute(0, 3, 1, 2)
 
 
 def affine(x: Tensor, matrices: Tensor, interpolation: Literal["nearest", "bilinear"], fill: int) -> Tensor:

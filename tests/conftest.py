@@ -1,10 +1,13 @@
-"""What every test shares: hypothesis without deadlines, and spec files made on the spot."""
+"""What every test shares: one thread, hypothesis without deadlines, and spec files made on the spot."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 from typing import Protocol
+
+# Before torch: two processes of two threads each would wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest

@@ -43,7 +43,7 @@ def test_a_run_on_digits(write_yaml: WriteYaml, tmp_path: Path) -> None:
     assert f"wrote {run}" in result.stdout
     assert sorted(os.listdir(run)) == [
         ".lock", "checkpoints", "confusion.svg", "curves.png", "curves.svg", "evaluation.json", "metrics.csv",
-        "metrics.jsonl", "misclassified.png", "model.safetensors", "recipe.yaml", "report.html", "result.json",
+        "metrics.jsonl", "misclassified.png", "model.safetensors", "plan.json", "recipe.yaml", "report.html", "result.json",
         "run.json", "spec.yaml", "times.csv",
     ]  # fmt: skip
     assert "small on digits" in (run / "report.html").read_text()

@@ -17,7 +17,7 @@ from ..arch.analysis import analyze
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
-from ..arch.summary import totals_line
+from ..arch.summary import summary_data, totals_line
 from ..config import ConfigError, Mark, Node, Problem, write_whole
 from ..models.files import load_weights
 from ..models.network import Network
@@ -224,6 +224,7 @@ def _write(run: Run, material: Material, order: Order, device: torch.device, who
     """What the run is, before its first step."""
     write_whole(run.spec, material.plan.spec.to_yaml())
     write_whole(run.recipe, material.recipe.to_yaml())
+    run.write_json("plan.json", summary_data(material.plan, analyze(material.plan)))
     written = record(order, material.dataset, device, who.count)
     if resumed:  # the first start stays on record
         before = run.read_json("run.json")

@@ -19,6 +19,7 @@ EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
 
 _lost_output: list[str] = []
+_muted = False
 
 
 def run(app: typer.Typer, name: str) -> None:
@@ -36,6 +37,8 @@ def run(app: typer.Typer, name: str) -> None:
 
 def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None = None) -> None:
     """Print text; styles only on a terminal, and never where NO_COLOR is set. A closed or full output stops nothing."""
+    if _muted:
+        return
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     styled = text if plain or not (bold or colour) else typer.style(text, bold=bold, fg=colour)
     try:
@@ -46,6 +49,13 @@ def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None
         if error.errno != errno.EPIPE and not err:
             _lost_output.append(text)
             echo(f"standard output: {error.strerror}", err=True, colour="red")
+
+
+def mute() -> None:
+    """Print nothing more: of several processes that say the same, one speaks. Tracebacks are not silenced."""
+    global _muted
+    _muted = True
+    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
 
 
 def fail(message: str, code: int = EXIT_MISTAKE) -> typer.Exit:

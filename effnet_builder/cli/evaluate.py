@@ -12,7 +12,7 @@ import typer
 
 from ..arch.summary import align
 from ..config import ConfigError, Mark, Problem, printable
-from .console import EXIT_FAILURE, VERSION_OPTION, application, echo, fail, reporting, run
+from .console import EXIT_FAILURE, VERSION_OPTION, application, echo, fail, mute, reporting, run
 from .train_options import DataOption, DeviceOption, OnBadOption, StorageOption, WorkersOption
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _evaluate(
     from ..train.predictions import predict
     from ..train.processes import processes
     from .order import Order
-    from .session import choose, read_data, silence_others
+    from .session import choose, read_data
     from .trained import how_to_evaluate, load_trained
 
     trained = load_trained(path, checkpoint, raw=raw)
@@ -119,7 +119,8 @@ def _evaluate(
         raise ConfigError([Problem("missing: a file of weights does not say on which data", mark=Mark("--data"))])
     order = (trained.order or Order()).vary(options)
     with processes(order.device) as who:
-        silence_others(who)
+        if not who.first:
+            mute()
         how = replace(how_to_evaluate(trained, batch_size), views=views, processes=who)
         where = choose(order.device, who)
         model = to_device(trained.model, where, channels_last=how.channels_last)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -35,7 +33,7 @@ from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
 from ..train.storage import OnBad, Storage
 from .compose import Material, assemble, fit_together, new_model, out_of_memory
-from .console import EXIT_FAILURE, echo, fail
+from .console import EXIT_FAILURE, echo, fail, mute
 from .finish import finish
 from .memory import fit_into_memory
 from .order import Order, record, recorded_order
@@ -66,7 +64,8 @@ class Session:
         """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
         stop = StopRequest()
         with processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
-            silence_others(who)
+            if not who.first:
+                mute()
             run = self._own(who, owned)
             try:
                 _train(self, run, who, stop, fit_batch)
@@ -172,12 +171,6 @@ def _prepare(session: Session, device: torch.device, who: Processes, fit_batch: 
         count = load_weights(model, session.source)
         echo(f"starting from the weights of {session.source}: {count} tensors")
     return model, material
-
-
-def silence_others(who: Processes) -> None:
-    """Let one process speak for all."""
-    if not who.first:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
 
 
 def choose(name: str, who: Processes) -> torch.device:

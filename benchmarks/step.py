@@ -3,8 +3,9 @@
 python benchmarks/step.py [--model efficientnet-b0] [--precision fp32] [--threads 2] [--rounds 9] [--cases 32x128]
 
 A step is forward pass, cross entropy, backward pass and SGD with Nesterov momentum; weights and images are channels
-last. Each network lives in a process of its own; in each round the processes take one step in turn. Memory is the
-largest resident set of the process at the end, less what it had after its imports and the step of a linear layer.
+last. `train-arch` is our network in a process that keeps freed memory, as that of `train-arch` does. Each network
+lives in a process of its own; in each round the processes take one step in turn. Memory is the largest resident set of
+the process at the end, less what it had after its imports and the step of a linear layer.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from importlib.metadata import version
 from typing import Any
 
 LIBRARIES = ("effnet_builder", "timm", "torchvision")
+NETWORKS = ("train-arch", *LIBRARIES)
 CLASSES = 10
 Answer = dict[str, float]
 
@@ -31,7 +33,7 @@ def network(library: str, name: str) -> Any:
     """The library's network of this name, with the dropout and drop-path of our spec."""
     from effnet_builder import build_model, load_spec, resolve
 
-    if library == "effnet_builder":
+    if library in ("effnet_builder", "train-arch"):
         return build_model(name, num_classes=CLASSES)
     spec = load_spec(name)
     dropout, drop_path = resolve(spec).head.dropout, spec.drop_path.rate
@@ -52,6 +54,10 @@ def work(library: str, options: argparse.Namespace, resolution: int, batch: int)
     import torch
     import torchvision  # noqa: F401
 
+    from effnet_builder.train.allocator import keep_freed_memory
+
+    if library == "train-arch":
+        keep_freed_memory()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     training_step(torch.nn.Linear(1, CLASSES), torch.zeros(batch, 1), options.precision)()
@@ -114,21 +120,22 @@ def compare(options: argparse.Namespace, case: str) -> None:
     """A table of one resolution and batch size: medians over the rounds, and how much longer the others take."""
     arguments = ["--model", options.model, "--precision", options.precision, "--threads", str(options.threads)]
     with ExitStack() as stack:
-        processes = {name: stack.enter_context(worker(name, arguments, case)) for name in LIBRARIES}
+        processes = {name: stack.enter_context(worker(name, arguments, case)) for name in NETWORKS}
         # The first two steps make buffers, and warm the caches.
-        rounds = [{name: ask(processes[name]) for name in LIBRARIES} for _ in range(2 + options.rounds)][2:]
+        rounds = [{name: ask(processes[name]) for name in NETWORKS} for _ in range(2 + options.rounds)][2:]
     resolution, batch = (int(number) for number in case.split("x"))
     print(f"{options.model}, {resolution} px, batch {batch}, {options.precision}")
-    print(f"{'':16}{'ms':>7}{'cpu ms':>8}{'images/s':>10}{'MB':>7}   times ours: wall, cpu, each pair by pair")
-    for name in LIBRARIES:
+    print(
+        f"{'':16}{'ms':>7}{'cpu ms':>8}{'images/s':>10}{'MB':>7}   times train-arch, times effnet_builder, pair by pair"
+    )
+    for name in NETWORKS:
         wall, cpu = (statistics.median(found[name][key] for found in rounds) for key in ("wall", "cpu"))
         ratios = (
-            statistics.median(found[name][key] / found[LIBRARIES[0]][key] for found in rounds)
-            for key in ("wall", "cpu")
+            statistics.median(found[name]["wall"] / found[other]["wall"] for found in rounds) for other in NETWORKS[:2]
         )
-        shown = "".join(f"{ratio:8.2f}" for ratio in ratios)
+        shown = "".join(f"{ratio:10.2f}" for ratio in ratios)
         memory = rounds[-1][name]["memory"]
-        print(f"{name:16}{1e3 * wall:7.0f}{1e3 * cpu:8.0f}{batch / wall:10.1f}{memory:7.0f}{shown:>22}", flush=True)
+        print(f"{name:16}{1e3 * wall:7.0f}{1e3 * cpu:8.0f}{batch / wall:10.1f}{memory:7.0f}{shown}", flush=True)
     print()
 
 
@@ -140,7 +147,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--cases", nargs="+", default=["32x128", "224x16"], help="resolution x batch size")
-    parser.add_argument("--work", choices=LIBRARIES, help=argparse.SUPPRESS)
+    parser.add_argument("--work", choices=NETWORKS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         resolution, batch = (int(number) for number in options.cases[0].split("x"))

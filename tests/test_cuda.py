@@ -30,6 +30,7 @@ from effnet_builder.models.network import Network
 from effnet_builder.train.data import Storage, load_dataset, place
 from effnet_builder.train.engine import Diverged, fit
 from effnet_builder.train.loading import Loader
+from effnet_builder.train.muon import MuonWithAux
 from effnet_builder.train.step import Rows, train_step
 from effnet_builder.train.stopping import StopRequest
 
@@ -156,3 +157,19 @@ def test_a_state_comes_back(make: type[nn.Module]) -> None:
     other, _ = begin(make(), tiny_recipe(ema={"horizon": 0.5}), device=CUDA, fused=True)
     saver.restore(other)
     assert not differences(frozen_copy(state), frozen_copy(other))
+
+
+def test_muon_on_cuda_is_that_of_the_cpu_up_to_bfloat16() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator) for shape in ((24, 8), (8, 4, 3, 3), (24, 8))]
+    gradients = [torch.randn(weight.shape, generator=generator) for weight in start]
+    found = []
+    for device in ("cpu", "cuda"):
+        weights = [torch.nn.Parameter(weight.to(device)) for weight in start]
+        optimizer = MuonWithAux([{"params": weights, "lr": 0.1}], None)
+        for weight, gradient in zip(weights, gradients, strict=True):
+            weight.grad = gradient.to(device)
+        optimizer.step()
+        found.append([weight.detach().cpu() for weight in weights])
+    for one, other, weight in zip(*found, start, strict=True):
+        assert (one - other).norm() < 0.03 * (one - weight).norm()

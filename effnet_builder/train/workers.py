@@ -19,6 +19,7 @@ from .images import DataError
 # Forked: a worker starts in milliseconds, loads no libraries of its own, and shares memory that is no part of /dev/shm,
 # which containers keep small. It runs Pillow and NumPy only: no thread of torch, no CUDA.
 _FORK = multiprocessing.get_context("fork")
+_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _GRACE = 5.0  # seconds for a process that was killed to be gone
 
 
@@ -33,7 +34,12 @@ class Worker:
         self.connection, theirs = _FORK.Pipe()
         arguments = (self.files, self.images, theirs, self.connection)
         self.process = _FORK.Process(target=_serve, args=arguments, name="images", daemon=True)
-        self.process.start()
+        # Held back until the child has its own answers: before, it has the parent's, and a copy of all that is open.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
         # Before multiprocessing itself ends its children, and waits: a stopped process would not hear of that.
         self.end = Finalize(self, _kill, (self.process,), exitpriority=1)
@@ -72,6 +78,7 @@ def _serve(files: Encoded, images: np.ndarray, connection: Connection, parents: 
     """Answer each array of rows with None, or with what is wrong, until the other end is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process, and the parent says when to end
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     parents.close()
     with contextlib.suppress(EOFError, OSError):
         while True:

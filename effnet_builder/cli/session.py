@@ -135,6 +135,8 @@ def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_ba
     if session.resumed:
         as_before(run)
     model, material = _prepare(session, device, who, fit_batch)
+    if stop.anywhere(who):
+        raise Stopped
     saver = RunSaver(run.checkpoints, facts(material), echo, best=order.best, processes=who)
     teacher = teacher_of(order.teacher, material, device)
     state, job = assemble(

@@ -98,7 +98,8 @@ def read(path: Path) -> Checkpoint:
             header = opened.metadata() or {}
         facts, digest = header["facts"], header["digest"]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
-        raise Damaged(f"{path}: not a whole checkpoint ({str(error).splitlines()[0][:200]})") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise Damaged(f"{path}: not a whole checkpoint ({reason})") from None
     if _digest(tensors, facts) != digest:
         raise Damaged(f"{path}: its contents are not those that were written (the digest differs)")
     found = json.loads(facts)

@@ -6,7 +6,7 @@ import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _NEVER = 2**31 - 1  # bytes, the largest that an int holds
-_LARGEST = 2**30  # bytes of a tensor that is kept
+_LARGEST = 2**26  # bytes of a tensor that is kept; the holes that larger ones leave would raise the peak
 
 
 def keep_freed_memory() -> bool:

@@ -152,6 +152,16 @@ def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: to
     return state.history[-1].kept_accuracy
 
 
+def choose(name: str, local_rank: int = 0) -> torch.device:
+    """The device of `--device`; of several, the one of this process."""
+    from ..train.device import choose_device
+
+    try:
+        return choose_device(name, local_rank)
+    except ValueError as error:
+        raise fail(f"--device {name}: {error}") from None
+
+
 def given_normalization(recipe: Recipe, channels: int) -> Normalize | None:
     """The recipe's mean and std, if it has any; they must be for as many channels as the network takes."""
     given = recipe.normalize

@@ -16,8 +16,12 @@ from .console import EXIT_FAILURE, VERSION_OPTION, application, echo, fail, mute
 from .train_options import DataOption, DeviceOption, OnBadOption, StorageOption, WorkersOption
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from ..train.data import Dataset, ImageSet
     from ..train.metrics import Metrics
+    from ..train.predictions import Evaluation
     from .trained import Trained
 
 
@@ -50,6 +54,10 @@ TRAINED_ARGUMENT = typer.Argument(metavar="RUN", help="A run directory, or a mod
 CHECKPOINT_OPTION = typer.Option(
     metavar="kept|last|best|STEP", help="What the run ended with, or one of its checkpoints."
 )
+ViewsOption = Annotated[
+    ViewsChoice,
+    typer.Option(help="Average the outputs over mirror images (flip), and over shifts by a pixel (flip-shift)."),
+]
 RAW_OPTION = typer.Option("--raw", help="Of a checkpoint, the network itself instead of its average.")
 
 
@@ -60,10 +68,7 @@ def eval_arch(
     split: Annotated[Split, typer.Option(help="Which images; valid are those that the run held out.")] = Split.test,
     checkpoint: Annotated[str, CHECKPOINT_OPTION] = "kept",
     raw: Annotated[bool, RAW_OPTION] = False,
-    views: Annotated[
-        ViewsChoice,
-        typer.Option(help="Average the outputs over mirror images (flip), and over shifts by a pixel (flip-shift)."),
-    ] = ViewsChoice.none,
+    views: ViewsOption = ViewsChoice.none,
     norm_images: Annotated[
         int | None,
         typer.Option(min=2, metavar="N", help="Measure the statistics of batch norms anew on N training images first."),
@@ -110,8 +115,9 @@ def _evaluate(
     from ..train.precision import float32_products
     from ..train.predictions import predict
     from ..train.processes import processes
+    from .compose import choose
     from .order import Order
-    from .session import choose, read_data
+    from .session import read_data
     from .trained import how_to_evaluate, load_trained
 
     trained = load_trained(path, checkpoint, raw=raw)
@@ -122,13 +128,13 @@ def _evaluate(
         if not who.first:
             mute()
         how = replace(how_to_evaluate(trained, batch_size), views=views, processes=who)
-        where = choose(order.device, who)
+        where = choose(order.device, who.local_rank)
         model = to_device(trained.model, where, channels_last=how.channels_last)
         dataset = read_data(order, trained.plan, how.inputs.eval_crop, where)
         check_classes(trained, dataset, order.data)
         images = _images(trained, dataset, split)
         if norm_images is not None:
-            _renew_statistics(model, trained, dataset, Loader, how, where, norm_images)
+            _renew_statistics(model, trained, dataset, how, where, norm_images)
         with float32_products(how.precision, where):
             metrics = measure(predict(model, Loader(images, where, order.workers), how), len(dataset.classes))
         if output_format is Format.json:
@@ -177,11 +183,12 @@ def _images(trained: Trained, dataset: Dataset, split: Split) -> ImageSet:
 
 
 def _renew_statistics(
-    model: Any, trained: Trained, dataset: Dataset, loader: Any, how: Any, device: Any, count: int
+    model: nn.Module, trained: Trained, dataset: Dataset, how: Evaluation, device: torch.device, count: int
 ) -> None:
     from ..train.evaluation import recompute_norm_statistics
+    from ..train.loading import Loader
     from .finish import norm_batches
 
     train = _images(trained, dataset, Split.train) if trained.recipe is not None else dataset.train
     seed = 0 if trained.recipe is None else trained.recipe.seed
-    recompute_norm_statistics(model, norm_batches(loader(train, device), how, seed, count))
+    recompute_norm_statistics(model, norm_batches(Loader(train, device), how, seed, count))

@@ -65,14 +65,11 @@ def _kept(run: Run, state: State, job: Job) -> tuple[nn.Module, int]:
     best = max(state.history, key=lambda metrics: metrics.kept_accuracy)
     if best.step != state.step:
         try:
-            tensors = read(run.checkpoints.path(best.step)).tensors
+            checkpoint = read(run.checkpoints.path(best.step))
         except Damaged as error:
             echo(f"{error}; the weights of the last epoch are kept instead of the best", err=True)
             return module, len(state.history)
-        prefix = "model." if state.average is None else "ema."
-        module.load_state_dict(
-            {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        )
+        module.load_state_dict(checkpoint.part("model." if state.average is None else "ema."))
         echo(f"keeping the weights of epoch {best.epoch}, whose validation accuracy is the best")
     return module, best.epoch
 

@@ -11,7 +11,7 @@ import typer
 
 from ..config import ConfigError, Mark, Problem
 from .console import VERSION_OPTION, application, echo, reporting, run
-from .evaluate import CHECKPOINT_OPTION, RAW_OPTION, TRAINED_ARGUMENT, Format, ViewsChoice
+from .evaluate import CHECKPOINT_OPTION, RAW_OPTION, TRAINED_ARGUMENT, Format, ViewsChoice, ViewsOption
 from .predictions_table import prediction_rows, predictions_table
 from .train_options import DeviceOption
 
@@ -28,10 +28,7 @@ def predict_arch(
     top: Annotated[int, typer.Option(min=1, max=5, help="Classes to print for each image.")] = 5,
     checkpoint: Annotated[str, CHECKPOINT_OPTION] = "kept",
     raw: Annotated[bool, RAW_OPTION] = False,
-    views: Annotated[
-        ViewsChoice,
-        typer.Option(help="Average the outputs over mirror images (flip), and over shifts by a pixel (flip-shift)."),
-    ] = ViewsChoice.none,
+    views: ViewsOption = ViewsChoice.none,
     device: DeviceOption = None,
     output_format: Annotated[
         Format, typer.Option("--format", help="text, or json with a row for each image.")
@@ -49,13 +46,12 @@ def predict_arch(
 
         from ..train.device import to_device
         from ..train.predictions import infer, rank
-        from ..train.processes import ALONE
-        from .session import choose
+        from .compose import choose
         from .trained import how_to_evaluate, load_trained
 
         found = load_trained(trained, checkpoint, raw=raw)
         how = replace(how_to_evaluate(found), views=views.value)
-        where = choose((device and device.value) or "auto", ALONE)
+        where = choose((device and device.value) or "auto")
         model = to_device(found.model, where, channels_last=how.channels_last)
         size = round(how.inputs.resolution / how.inputs.eval_crop)
         pixels = read_images(images, found.plan.in_channels, size)

@@ -14,7 +14,7 @@ from ..arch.spec import ArchSpec
 from ..arch.summary import align, si
 from ..config import ConfigError, Mark, Problem, write_whole
 from ..train.recipe import Recipe
-from .compose import validation_accuracy
+from .compose import choose, validation_accuracy
 from .console import EXIT_FAILURE, echo, fail
 from .train import choose_recipe, recipe_changes
 
@@ -77,17 +77,12 @@ def _train_and_rank(
     name: str,
     device_name: str,
 ) -> None:
-    from ..train.device import choose_device
-
     try:
         from ..search import SharedStudy, open_study, shown
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed; pip install 'effnet_builder[search]'"
         raise ConfigError([Problem(message, mark=Mark("--train"))]) from None
-    try:
-        device = choose_device(device_name)
-    except ValueError as error:
-        raise fail(f"--device {device_name}: {error}") from None
+    device = choose(device_name)
     grid, dataset = _grid_and_data(spec, rule, data)
     made_for = {
         "spec": spec.to_yaml(),

@@ -21,7 +21,6 @@ from ..models.files import load_weights
 from ..models.network import Network
 from ..train.allocator import keep_freed_memory
 from ..train.data import DataError, Dataset, load_dataset, place
-from ..train.device import choose_device
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger
 from ..train.precision import check_precision, float32_products
@@ -32,7 +31,7 @@ from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
 from ..train.storage import OnBad, Storage
-from .compose import Material, assemble, fit_together, new_model, out_of_memory
+from .compose import Material, assemble, choose, fit_together, new_model, out_of_memory
 from .console import EXIT_FAILURE, echo, fail, mute
 from .finish import finish
 from .memory import fit_into_memory
@@ -129,7 +128,7 @@ def _create(target: Path) -> Run:
 
 def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
     order = session.order
-    device = choose(order.device, who)
+    device = choose(order.device, who.local_rank)
     if device.type == "cpu":
         keep_freed_memory()
     if session.resumed:
@@ -173,14 +172,6 @@ def _prepare(session: Session, device: torch.device, who: Processes, fit_batch: 
         count = load_weights(model, session.source)
         echo(f"starting from the weights of {session.source}: {count} tensors")
     return model, material
-
-
-def choose(name: str, who: Processes) -> torch.device:
-    """The device of `--device`; of several, the one of this process."""
-    try:
-        return choose_device(name, who.local_rank)
-    except ValueError as error:
-        raise fail(f"--device {name}: {error}") from None
 
 
 def read_data(order: Order, plan: Plan, eval_crop: float, device: torch.device) -> Dataset:

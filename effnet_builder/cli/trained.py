@@ -70,10 +70,7 @@ def load_trained(path: Path, checkpoint: str = "kept", *, raw: bool = False) -> 
     else:
         found = _checkpoint(run, "last" if checkpoint == "kept" else checkpoint, mark)
         average = not raw and any(name.startswith("ema.") for name in found.tensors)
-        prefix = "ema." if average else "model."
-        model.load_state_dict(
-            {name.removeprefix(prefix): t for name, t in found.tensors.items() if name.startswith(prefix)}
-        )
+        model.load_state_dict(found.part("ema." if average else "model."))
         weights = f"{'the average' if average else 'the weights'} of step {found.facts['step']:,}"
     assert recipe.normalize is not None
     classes = tuple(written["data"]["classes"])

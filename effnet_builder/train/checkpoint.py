@@ -32,6 +32,10 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose names start so, by the rest of their names."""
+        return {name.removeprefix(prefix): one for name, one in self.tensors.items() if name.startswith(prefix)}
+
 
 class Checkpoints:
     """The checkpoints of a run by their step: the newest two, and those of the best epochs."""

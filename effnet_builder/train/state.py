@@ -58,10 +58,10 @@ class State:
     def load(self, checkpoint: Checkpoint) -> None:
         """Become what was saved, but with the recipe's learning rates and the like. Raises RuntimeError, KeyError."""
         tensors, facts = checkpoint.tensors, checkpoint.facts
-        self.model.load_state_dict(_part(tensors, "model."))
+        self.model.load_state_dict(checkpoint.part("model."))
         if self.average is not None:
-            self.average.load_state_dict(_part(tensors, "ema."))
-        self._load_optimizer(_part(tensors, "optimizer."))
+            self.average.load_state_dict(checkpoint.part("ema."))
+        self._load_optimizer(checkpoint.part("optimizer."))
         self.counters.sums.copy_(tensors["counters"])
         self.step, self.went_back = facts["step"], facts["went_back"]
         self.history = [EpochMetrics(**metrics) for metrics in facts["history"]]
@@ -104,10 +104,6 @@ class Counters:
         total, row, longest = self.skipped
         row = (row + 1) * bad
         self.skipped.copy_(torch.stack([total + bad, row, torch.maximum(longest, row)]))
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _laid_out_as(parameter: nn.Parameter, tensor: Tensor) -> Tensor:

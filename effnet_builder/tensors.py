@@ -4,47 +4,61 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+import torch
 from torch import Tensor
 
 from .config import shared_mode
 
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a file that nobody sees half written, also after a power cut. Raises OSError."""
+    """Write a file that nobody sees half written, also after a power cut. Raises OSError.
+
+    Not by the library's `save_file`: that one leaves a hidden file of a random name where the process is killed, hides
+    why a disk refused, and orders the metadata differently from process to process.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))  # so that all are aligned
+    table = {name: (_DTYPES[plain[name].dtype], plain[name].shape, plain[name].nbytes) for name in order}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(plain, temporary, dict(metadata))
-        _sort_metadata(temporary)
+        with temporary.open("wb") as file:
+            file.write(tensors_header(table, metadata))
+            for name in order:
+                file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
+            file.flush()
+            os.fsync(file.fileno())
         os.chmod(temporary, shared_mode())
-        _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
-    except SafetensorError as error:  # how it reports a full disk
-        raise OSError(f"{path} could not be written: {error}") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _sort_metadata(path: Path) -> None:
-    # The library writes them in an order that differs from process to process.
-    with path.open("r+b") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
-        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        assert len(text) <= size
-        file.seek(8)
-        file.write(text.ljust(size))
+def tensors_header(table: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str]) -> bytes:
+    """The start of a .safetensors file: dtype, shape and bytes of the tensors, which follow in this order."""
+    header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    end = 0
+    for name, (dtype, shape, size) in table.items():
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+def _flush(folder: Path) -> None:
+    """A rename is on the disk when its folder is."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from training import OPTIMIZERS, AtEachStep, begin, bits, differences, frozen_copy, normed, tiny_recipe
 
 from effnet_builder import tensors
+from effnet_builder.train import run as directory
 from effnet_builder.train.checkpoint import Checkpoint, Checkpoints, Damaged, read, write
 from effnet_builder.train.engine import fit
 from effnet_builder.train.job import Job
@@ -369,10 +370,13 @@ def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
     for name in ("step-8.safetensors", "step-000000009.safetensors.bak", ".step-000000010.safetensors.123", "notes"):
         (run.checkpoints.folder / name).write_text("x")
     assert run.checkpoints.steps() == [7]
-    run.checkpoints.clean()
+    (tmp_path / ".metrics.csv.x1_y").write_text("x")
+    (tmp_path / ".lock").write_text("x")
+    directory.Run(tmp_path).clean()
     assert ".step-000000010.safetensors.123" not in os.listdir(run.checkpoints.folder)
     assert len(os.listdir(run.checkpoints.folder)) == 4
-    Checkpoints(tmp_path / "nothing").clean()
+    assert sorted(os.listdir(tmp_path)) == [".lock", "checkpoints"]
+    directory.Run(tmp_path / "nothing").clean()
     assert Checkpoints(tmp_path / "nothing").steps() == []
 
 
@@ -404,8 +408,8 @@ def crashing(monkeypatch: pytest.MonkeyPatch, at: int, error: BaseException, lat
 
     for name, real in CALLS:
         monkeypatch.setattr(name, wrapped(real))
-    save = tensors.save_file
-    monkeypatch.setattr(tensors, "save_file", wrapped(save))
+    header = tensors.tensors_header
+    monkeypatch.setattr(tensors, "tensors_header", wrapped(header))
     if not cleaned:
         monkeypatch.setattr(Path, "unlink", lambda self, missing_ok=False: None)
     return count
@@ -440,7 +444,7 @@ def test_a_crash_at_any_call_leaves_a_checkpoint(late: bool, tmp_path: Path, mon
         assert not run.said
         expected = {10: old, 20: frozen_copy(run.state)}[found.facts["step"]]
         assert all(bits(found, expected, name) for name in expected.tensors)
-        run.checkpoints.clean()
+        directory.Run(folder).clean()
         assert {path.name[0] for path in run.checkpoints.folder.iterdir()} == {"s"}
         run.save(30)
         assert run.saver.newest().facts["step"] == 30
@@ -462,7 +466,8 @@ def test_a_full_disk_stops_nothing_but_the_first_save(tmp_path: Path, monkeypatc
             crashing(patched, at, full, late=False, cleaned=True)
             run.save(20)
         last = run.checkpoints.steps()[0]
-        sentence = f"no checkpoint of step 20 could be written: [Errno 28] No space left on device; the last one is of step {last}"
+        path = run.checkpoints.path(20)
+        sentence = f"no checkpoint of step 20 could be written: [Errno 28] No space left on device: '{path}'; the last one is of step {last}"
         assert run.said == [sentence]
         assert run.saver.newest().facts["step"] == last
         assert all(path.name.startswith("step-") for path in run.checkpoints.folder.iterdir())

@@ -61,14 +61,14 @@ class Session:
 
     def train(self, *, fit_batch: bool) -> None:
         """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
-        stop = StopRequest()
+        stop = StopRequest(at_once=True)
         with processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
             if not who.first:
                 mute()
             run = self._own(who, owned)
             try:
                 _train(self, run, who, stop, fit_batch)
-            except Stopped:
+            except (Stopped, SystemExit):
                 assert stop.signal is not None
                 on = f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
                 raise fail(f"stopped by {stop.signal.name}{_where(run)}{on}", 128 + stop.signal) from None
@@ -92,7 +92,7 @@ class Session:
         if not self.resumed:
             owned.enter_context(removed_if_empty(run))
         owned.enter_context(owning(run))
-        run.checkpoints.clean()
+        run.clean()
         return Run(Path(who.tell(str(run.folder))))
 
 
@@ -134,8 +134,6 @@ def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_ba
     if session.resumed:
         as_before(run)
     model, material = _prepare(session, device, who, fit_batch)
-    if stop.anywhere(who):
-        raise Stopped
     saver = RunSaver(run.checkpoints, facts(material), echo, best=order.best, processes=who)
     teacher = teacher_of(order.teacher, material, device)
     state, job = assemble(
@@ -148,6 +146,7 @@ def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_ba
             restore(saver, state, facts(material), Mark(f"--resume {run.folder}"), session.accept_changes)
         if who.first:
             _write(run, material, order, device, who, session.resumed)
+        stop.at_once = False
         with float32_products(material.recipe.precision, device):
             fit(state, job, saver, stop)
     finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import math
 import os
 import time
@@ -26,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..tensors import tensors_header
 from .images import DataError, Shape
 
 VERSION = "1"
@@ -138,19 +138,9 @@ def _write(file: IO[bytes], state: str, shape: Shape, fill: Callable[[Write], np
 
 
 def _header(shape: Shape, state: str) -> bytes:
-    """The start of a .safetensors file: the length of a JSON object, and that."""
-    table: dict[str, object] = {"__metadata__": {"version": VERSION, "state": state}}
-    end = 0
-    for name, kind, dimensions, size in (
-        ("pixels", "U8", shape, 1),
-        ("crc32", "U32", shape[:1], 4),
-        ("bad", "U8", shape[:1], 1),
-    ):
-        begin, end = end, end + size * math.prod(dimensions)
-        table[name] = {"dtype": kind, "shape": dimensions, "data_offsets": (begin, end)}
-    text = json.dumps(table).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    n = shape[0]
+    table = {"pixels": ("U8", shape, math.prod(shape)), "crc32": ("U32", (n,), 4 * n), "bad": ("U8", (n,), n)}
+    return tensors_header(table, {"version": VERSION, "state": state})
 
 
 def _write_all(file: int, data: memoryview | bytes, offset: int) -> None:

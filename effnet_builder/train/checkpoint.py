@@ -75,16 +75,12 @@ class Checkpoints:
         """Each step and its checkpoint, newest first; one that is damaged comes as the error that says how."""
         for step in self.steps():
             try:
-                yield step, read(self.path(step))
+                found = read(self.path(step))
+                if found.facts.get("step") != step:
+                    raise Damaged(f"{self.path(step)}: is of step {found.facts.get('step')}, whatever its name says")
+                yield step, found
             except Damaged as error:
                 yield step, error
-
-    def clean(self) -> None:
-        """Remove what killed processes left half written. Only the run's owner may ask for it."""
-        if self.folder.is_dir():
-            for path in self.folder.iterdir():
-                if path.name.startswith(".step-"):  # see tensors.write_tensors
-                    path.unlink(missing_ok=True)
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ..config import write_whole
 from .checkpoint import Checkpoints
 
 _LOCK = ".lock"
+_UNFINISHED = re.compile(r"\.[\w-]+\.[a-z]+\.\w+")  # see tensors.write_tensors and config.write_whole
 
 
 class Busy(OSError):  # noqa: N818
@@ -54,6 +56,13 @@ class Run:
     def done(self) -> bool:
         """Whether the training came to its end."""
         return (self.folder / "result.json").exists()
+
+    def clean(self) -> None:
+        """Remove what killed processes left half written. Only the run's owner may ask for it."""
+        for folder in (self.folder, self.checkpoints.folder):
+            for path in folder.iterdir() if folder.is_dir() else ():
+                if _UNFINISHED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def write_json(self, name: str, value: object) -> None:
         """Write a file of the run. Raises OSError."""

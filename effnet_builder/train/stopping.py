@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: the first lets the step end and the run be saved, the second stops at once."""
+"""SIGINT and SIGTERM: the first lets the step end and the run be saved, the second stops at once.
+
+Before the first step there is nothing to save, and the first one stops at once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,8 @@ class Stopped(Exception):  # noqa: N818
 class StopRequest:
     """Whether the process was told to stop, and by which signal."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_once: bool = False) -> None:
+        self.at_once = at_once  # while there is nothing to save
         self.signal: signal.Signals | None = None
         self._received = False  # by this process itself
 
@@ -35,7 +39,10 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take note of the first signal instead of dying of it; the second raises SystemExit(128 + its number)."""
+        """Take note of the first signal instead of dying of it; the second raises SystemExit(128 + its number).
+
+        Where it is to stop at once, the first one does.
+        """
         before = {one: signal.signal(one, self._note) for one in SIGNALS}
         try:
             yield
@@ -44,7 +51,8 @@ class StopRequest:
                 signal.signal(one, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
-        if self._received:
+        if self._received or self.at_once:
+            self.signal = signal.Signals(number)
             # Not KeyboardInterrupt: it may arrive inside a library, and some catch every Exception.
             raise SystemExit(128 + number)
         self._received = True

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -145,7 +147,8 @@ class Command:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal, if the process is still there."""
-        if self.process.is_alive() and self.process.pid is not None:
+        assert self.process.pid is not None
+        with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
     def end(self, timeout: float = TIMEOUT) -> Ended:
@@ -202,12 +205,11 @@ def harm(fault: Fault) -> None:
     *outer, name = path.split(".")
     owner: Any = functools.reduce(getattr, outer, importlib.import_module(module))
     real: Callable[..., Any] = getattr(owner, name)
-    calls = [0]
+    calls = itertools.count(1)  # its next number is one thread's alone
 
     @functools.wraps(real)
     def harmed(*given: Any, **options: Any) -> Any:
-        calls[0] += 1
-        now = calls[0] == fault.call
+        now = next(calls) == fault.call
         if now and not fault.late:
             _happen(fault.what)
         result = real(*given, **options)

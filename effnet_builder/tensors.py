@@ -1,13 +1,15 @@
-"""Files of tensors: safetensors, written whole or not at all, the same bytes for the same contents."""
+"""Files of tensors: safetensors, written whole or not at all, the same bytes for the same contents, with a digest."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .config import shared_mode
@@ -18,9 +20,14 @@ _DTYPES = {
 }  # fmt: skip
 
 
+class Damaged(Exception):  # noqa: N818
+    """A file is not what was written."""
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a file that nobody sees half written, also after a power cut. Raises OSError.
 
+    The metadata get a `digest` of everything, which `read_tensors` checks: safetensors itself notices no flipped bit.
     Not by the library's `save_file`: that one leaves a hidden file of a random name where the process is killed, hides
     why a disk refused, and orders the metadata differently from process to process.
     """
@@ -30,7 +37,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
-            file.write(tensors_header(table, metadata))
+            file.write(tensors_header(table, {**metadata, "digest": _digest(plain, metadata)}))
             for name in order:
                 file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
             file.flush()
@@ -44,6 +51,20 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.unlink(missing_ok=True)
 
 
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file by name, and its metadata. Raises Damaged; a file without a digest is taken as it is."""
+    try:
+        with safe_open(path, "pt") as opened:  # once: another process may replace the file meanwhile
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
+            metadata = dict(opened.metadata() or {})
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise Damaged(f"{path}: not a whole file ({reason})") from None
+    if "digest" in metadata and metadata["digest"] != _digest(tensors, metadata):
+        raise Damaged(f"{path}: its contents are not those that were written (the digest differs)")
+    return tensors, metadata
+
+
 def tensors_header(table: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str]) -> bytes:
     """The start of a .safetensors file: dtype, shape and bytes of the tensors, which follow in this order."""
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
@@ -54,6 +75,17 @@ def tensors_header(table: Mapping[str, tuple[str, Sequence[int], int]], metadata
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
+
+
+def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of the metadata, and of each tensor's name, type, shape and bytes."""
+    said = json.dumps({name: text for name, text in metadata.items() if name != "digest"}, sort_keys=True)
+    digest = hashlib.blake2b(said.encode(), digest_size=32)
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _flush(folder: Path) -> None:

@@ -262,16 +262,16 @@ def test_a_pickle_of_torch_is_never_loaded(tmp_path: Path) -> None:
             return os.mkdir, (str(tmp_path / "harm"),)
 
     torch.save({"step": Harm()}, tmp_path / "step-000000001.safetensors")
-    with pytest.raises(Damaged, match="not a whole checkpoint"):
+    with pytest.raises(Damaged, match="not a whole file"):
         read(tmp_path / "step-000000001.safetensors")
     assert not (tmp_path / "harm").exists()
 
 
 def test_missing_files_folders_and_other_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Damaged, match="not a whole checkpoint"):
+    with pytest.raises(Damaged, match="not a whole file"):
         read(tmp_path / "nothing")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(Damaged, match="not a whole checkpoint"):
+    with pytest.raises(Damaged, match="not a whole file"):
         read(tmp_path / "folder")
     monkeypatch.setattr("effnet_builder.train.checkpoint._FORMAT", 2)
     write(tmp_path / "new", small())
@@ -279,7 +279,7 @@ def test_missing_files_folders_and_other_formats(tmp_path: Path, monkeypatch: py
     with pytest.raises(Damaged, match="of format 2; this version reads format 1"):
         read(tmp_path / "new")
     tensors.write_tensors(tmp_path / "weights", small().tensors, {"format": "pt"})
-    with pytest.raises(Damaged, match="not a whole checkpoint"):
+    with pytest.raises(Damaged, match="weights: no checkpoint"):
         read(tmp_path / "weights")
 
 
@@ -340,7 +340,7 @@ def test_a_damaged_one_is_passed_over_with_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     assert run.saver.newest().facts["step"] == 10
     assert len(run.said) == 1
-    assert run.said[0].startswith(f"{path}: not a whole checkpoint (")
+    assert run.said[0].startswith(f"{path}: not a whole file (")
     assert run.said[0].endswith("); going on from an older one")
     run.checkpoints.path(10).write_bytes(b"")
     with pytest.raises(NothingKept, match="checkpoints has no checkpoint that can be read"):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,24 +13,34 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import shared_mode
+from .config import shared_mode, writing
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a file that nobody sees half written, also after a power cut. Raises OSError."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # JSON texts may name classes by bytes that are no text; what Python makes of them is escaped as JSON escapes.
+    texts = {key: text.encode(errors="backslashreplace").decode() for key, text in metadata.items()}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        save_file(plain, temporary, dict(metadata))
-        _sort_metadata(temporary)
-        os.chmod(temporary, shared_mode())
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except SafetensorError as error:  # how it reports a full disk
-        raise OSError(f"{path} could not be written: {error}") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            save_file(plain, temporary, texts)
+            _sort_metadata(temporary)
+            os.chmod(temporary, shared_mode())
+            _flush(temporary)
+            os.replace(temporary, path)
+            _flush(path.parent)
+        except SafetensorError as error:
+            raise _of_system(error) from None
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _of_system(error: SafetensorError) -> OSError:
+    """What the library wraps: `I/O error: No space left on device (os error 28)`."""
+    number = re.search(r"os error ([0-9]+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else OSError(str(error))
 
 
 def _sort_metadata(path: Path) -> None:

@@ -15,7 +15,7 @@ import torch
 from .cache import NoCache, Write, build_cache, open_cache
 from .encoded import Listing, Streamed
 from .images import DataError, Dataset, ImageSet, Pixels, Resident, Shape, Wanted
-from .storage import OnBad, Room, Storage, data_folder, in_bytes
+from .storage import DATA_VARIABLE, OnBad, Room, Storage, data_folder, in_bytes
 from .survey import Survey, decode_all, image_shape, notes_of, recall, refuse_bad, remember, survey_headers
 
 
@@ -145,7 +145,9 @@ def _cache_path(listing: Listing, wanted: Wanted) -> Path:
     try:
         folder = Path(wanted.cache_dir).expanduser() if wanted.cache_dir else data_folder() / "images"
     except RuntimeError as error:
-        raise wanted.refuse(f"no place for a cache: {error}") from None
+        if wanted.storage is Storage.cache:
+            raise wanted.refuse(f"no place for a cache: {error} ${DATA_VARIABLE} may name one") from None
+        folder = Path(os.devnull)  # there is room for none
     name = re.sub("[^A-Za-z0-9_-]+", "-", listing.name)[:50]
     return (
         folder / f"{name}-{_key(os.path.realpath(listing.files.folder), wanted.channels, wanted.size)[:12]}.safetensors"

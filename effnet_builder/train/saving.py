@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..config import of_system
 from .checkpoint import Checkpoint, Checkpoints, Damaged, read
 from .processes import ALONE, Processes
 from .state import State
@@ -41,9 +42,8 @@ class RunSaver:
         except OSError as error:
             if self.saved is None and state.step == 0:
                 raise
-            kept = self.checkpoints.steps()
-            last = f"; the last one is of step {kept[0]:,}" if kept else ""
-            self.say(f"no checkpoint of step {state.step:,} could be written: {error}{last}")
+            last = "" if self.saved is None else f"; the last one is of step {self.saved:,}"
+            self.say(f"no checkpoint of step {state.step:,} could be written: {of_system(error)}{last}")
         else:
             self.saved = state.step
 
@@ -57,6 +57,7 @@ class RunSaver:
         step = self.processes.tell(-1 if found is None else found[0])
         if step < 0:
             raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")
+        self.saved = step
         return read(self.checkpoints.path(step)) if found is None else found[1]
 
     def _good(self) -> Iterator[tuple[int, Checkpoint]]:

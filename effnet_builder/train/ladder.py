@@ -58,7 +58,7 @@ class _Ladder:
         if self.cached is not None:
             reason = "not a readable image when the cache was made"
             return Survey(self.cached.shape[-1], dict.fromkeys(np.flatnonzero(self.cached.bad).tolist(), reason), True)
-        known = recall(self.path.with_suffix(".json"), self.state, self.wanted)
+        known = recall(self.path.with_suffix(".json"), self.state)
         survey = known or survey_headers(self.listing, self.wanted)
         if survey.bad and self.wanted.on_bad is OnBad.error:
             survey = decode_all(self.listing, survey, self.wanted)  # so that one error lists them all
@@ -133,9 +133,8 @@ class _Ladder:
                 pass
 
     def _streamed(self) -> tuple[Pixels, Survey]:
-        survey = self.survey
-        if self.wanted.on_bad is OnBad.skip and not survey.decoded:
-            survey = self._decode()
+        # Once for each state of the files: one whose end is missing is not to be found in the midst of the training.
+        survey = self.survey if self.survey.decoded else self._decode()
         remember(self.path.with_suffix(".json"), self.state, survey)
         return Streamed(self.listing.files, self.shape), survey
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -42,8 +43,7 @@ class RunSaver:
         except OSError as error:
             if self.saved is None and state.step == 0:
                 raise
-            last = "" if self.saved is None else f"; the last one is of step {self.saved:,}"
-            self.say(f"no checkpoint of step {state.step:,} could be written: {of_system(error)}{last}")
+            self.say(f"no checkpoint of step {state.step:,} could be written: {of_system(error)}{self._last()}")
         else:
             self.saved = state.step
 
@@ -57,8 +57,12 @@ class RunSaver:
         step = self.processes.tell(-1 if found is None else found[0])
         if step < 0:
             raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")
-        self.saved = step
         return read(self.checkpoints.path(step)) if found is None else found[1]
+
+    def _last(self) -> str:
+        with contextlib.suppress(OSError):
+            return "".join(f"; the last one is of step {step:,}" for step in self.checkpoints.steps()[:1])
+        return ""  # the disk does not say
 
     def _good(self) -> Iterator[tuple[int, Checkpoint]]:
         for step, checkpoint in self.checkpoints.newest():

@@ -69,7 +69,7 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     assert ended.code == 0, ended.said()
     assert ended.err.count(f"{run}/metrics.csv: No space left on device; the training goes on") == 1
     assert "no checkpoint of step 4 could be written: " in ended.out
-    assert not differences(run, undisturbed)
+    assert set(differences(run, undisturbed)) <= OLDER
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_its_last_checkpoint_whole(

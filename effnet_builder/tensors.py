@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .config import shared_mode
+from .config import shared_mode, writing
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -32,23 +33,25 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     why a disk refused, and orders the metadata differently from process to process.
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # JSON texts may name classes by bytes that are no text; what Python makes of them is escaped as JSON escapes.
+    texts = {key: text.encode(errors="backslashreplace").decode() for key, text in metadata.items()}
     order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))  # so that all are aligned
     table = {name: (_DTYPES[plain[name].dtype], plain[name].shape, plain[name].nbytes) for name in order}
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(tensors_header(table, {**metadata, "digest": _digest(plain, metadata)}))
-            for name in order:
-                file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, shared_mode())
-        os.replace(temporary, path)
-        _flush(path.parent)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(tensors_header(table, {**texts, "digest": _digest(plain, texts)}))
+                for name in order:
+                    file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, shared_mode())
+            os.replace(temporary, path)
+            _flush(path.parent)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -466,9 +466,9 @@ def test_a_full_disk_stops_nothing_but_the_first_save(tmp_path: Path, monkeypatc
             crashing(patched, at, full, late=False, cleaned=True)
             run.save(20)
         last = run.checkpoints.steps()[0]
-        path = run.checkpoints.path(20)
-        sentence = f"no checkpoint of step 20 could be written: [Errno 28] No space left on device: '{path}'; the last one is of step {last}"
-        assert run.said == [sentence]
+        (sentence,) = run.said
+        assert sentence.startswith("no checkpoint of step 20 could be written: ")
+        assert sentence.endswith(f": No space left on device; the last one is of step {last}")
         assert run.saver.newest().facts["step"] == last
         assert all(path.name.startswith("step-") for path in run.checkpoints.folder.iterdir())
 

@@ -111,13 +111,13 @@ def test_lines_that_are_none_go(tmp_path: Path, torn: bytes) -> None:
     train([JsonlLogger(path)], 1, 3, [])
     before = path.read_bytes()
     path.write_bytes(before + torn)
-    JsonlLogger(path).trim(3, 0)
+    JsonlLogger(path).go_back(3, [])
     assert path.read_bytes() == before
 
 
 def test_trimming_writes_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "log.jsonl"
-    JsonlLogger(path).trim(3, 0)
+    JsonlLogger(path).go_back(3, [])
     assert not path.exists(), "there was nothing to trim"
     train([JsonlLogger(path)], 1, 5, [])
     before = path.read_bytes()
@@ -127,7 +127,7 @@ def test_trimming_writes_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="No space"):
-        JsonlLogger(path).trim(3, 0)
+        JsonlLogger(path).go_back(3, [])
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
 

@@ -264,7 +264,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(load(f"svhn:{tmp_path}").train) == TRAIN  # what is there is read without writing
     (tmp_path / "test_32x32.mat").unlink()
     text = refused(f"svhn:{tmp_path}")
-    assert f"Permission denied: '{tmp_path}'; by hand, put test_32x32.mat into {tmp_path}" in text
+    assert f"{tmp_path}: Permission denied; by hand, put test_32x32.mat into {tmp_path}" in text
     assert "there is no home folder ~nosuchuser" in refused("svhn:~nosuchuser/data")
 
 

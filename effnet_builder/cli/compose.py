@@ -53,6 +53,9 @@ def fit_together(plan: Plan, recipe: Recipe, dataset: Dataset) -> Material:
     from ..train.augment import measure_normalization
     from ..train.data import split
 
+    if len(dataset.classes) < 2:
+        message = f"has one class, {dataset.classes[0]}; there is nothing to tell it from"
+        raise ConfigError([Problem(message, mark=Mark(dataset.name))])
     train, valid = split(dataset.train, recipe.valid_fraction, recipe.seed)
     normalize = given_normalization(recipe, plan.in_channels) or measure_normalization(train)
     changes: dict[str, object] = {"normalization": {"mean": normalize.mean, "std": normalize.std}}

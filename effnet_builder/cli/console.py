@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 import typer
 
 from .. import __version__
 from ..arch.spec import ArchSpec, load_spec, variant_overrides
-from ..config import ConfigError, Kind, Mark, Node, node_of, parse_assignments, printable, shipped
+from ..config import ConfigError, Kind, Mark, Node, node_of, of_system, parse_assignments, printable, shipped
 
 EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
@@ -24,6 +26,11 @@ _muted = False
 
 def run(app: typer.Typer, name: str) -> None:
     """Run a command; exit with 1 where its output could not be written, unless the reader had enough of it."""
+    _open_closed()
+    try:
+        os.getcwd()
+    except OSError as error:  # libraries of torch end the process for it
+        raise SystemExit(fail(f"the working directory cannot be used: {error.strerror}").exit_code) from None
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a character is no reason to stop
@@ -33,6 +40,10 @@ def run(app: typer.Typer, name: str) -> None:
         if _lost_output and done.code in (0, None):
             raise SystemExit(EXIT_FAILURE) from None
         raise
+    except OSError as error:  # also of what typer prints by itself: help, usage
+        echo(of_system(error), err=True, colour="red")
+        _discard(sys.stdout)
+        raise SystemExit(EXIT_FAILURE) from None
 
 
 def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None = None) -> None:
@@ -45,10 +56,24 @@ def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None
         typer.echo(styled, err=err)
     except OSError as error:
         # Nobody reads on, or the disk is full: what follows goes nowhere, also what Python flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), (sys.stderr if err else sys.stdout).fileno())
+        _discard(sys.stderr if err else sys.stdout)
         if error.errno != errno.EPIPE and not err:
             _lost_output.append(text)
             echo(f"standard output: {error.strerror}", err=True, colour="red")
+
+
+def _discard(stream: TextIO | None) -> None:
+    if stream is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed() -> None:
+    """Input, output and errors where they are closed: files that are opened later would get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def mute() -> None:
@@ -60,20 +85,34 @@ def mute() -> None:
 
 def fail(message: str, code: int = EXIT_MISTAKE) -> typer.Exit:
     """Print one sentence to stderr; raise what this returns."""
-    echo("\n".join(map(printable, message.splitlines())), err=True, colour="red")
+    echo(_shown(message), err=True, colour="red")
     return typer.Exit(code)
+
+
+def _shown(message: str) -> str:
+    """Its lines, without what a terminal could obey."""
+    return "\n".join(map(printable, message.splitlines()))
+
+
+def _thread_failed(failed: threading.ExceptHookArgs) -> None:
+    """A thread of a library that the system refused something, as a line; the library says it to its callers too."""
+    if isinstance(failed.exc_value, OSError):
+        echo(f"warning: {of_system(failed.exc_value)}", err=True, colour="yellow")
+    else:
+        threading.__excepthook__(failed)
 
 
 @contextmanager
 def reporting(nothing_done: str) -> Iterator[None]:
     """Mistakes of the user as located lines on stderr and exit code 2, warnings as lines, never a traceback."""
+    threading.excepthook = _thread_failed
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: echo(f"warning: {message}", err=True, colour="yellow")
         try:
             yield
         except ConfigError as error:
             count = len(error.problems)
-            echo(str(error), err=True, colour="red")
+            echo(_shown(str(error)), err=True, colour="red")
             echo(f"{count} problem{'s' if count > 1 else ''}; {nothing_done}", err=True)
             raise typer.Exit(EXIT_MISTAKE) from None
 

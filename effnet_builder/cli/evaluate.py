@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..arch.summary import align
-from ..config import ConfigError, Mark, Problem, printable
+from ..config import ConfigError, Mark, Problem, of_system, printable
 from .console import EXIT_FAILURE, VERSION_OPTION, application, echo, fail, mute, reporting, run
 from .train_options import DataOption, DeviceOption, OnBadOption, StorageOption, WorkersOption
 
@@ -97,7 +97,7 @@ def eval_arch(
         try:
             _evaluate(trained, options, split, checkpoint, raw, views.value, norm_images, batch_size, output_format)
         except OSError as error:
-            raise fail(f"{error}", EXIT_FAILURE) from None
+            raise fail(of_system(error), EXIT_FAILURE) from None
 
 
 def main() -> None:

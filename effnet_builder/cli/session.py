@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import summary_data, totals_line
-from ..config import ConfigError, Mark, Node, Problem, write_whole
+from ..config import ConfigError, Mark, Node, Problem, of_system, printable, write_whole
 from ..models.files import load_weights
 from ..models.network import Network
 from ..train.allocator import keep_freed_memory
 from ..train.data import DataError, Dataset, load_dataset, place
 from ..train.engine import Diverged, fit
-from ..train.loggers import ConsoleLogger, CsvLogger, Logger
+from ..train.loggers import ConsoleLogger, CsvLogger, Logger, Tolerant
 from ..train.precision import check_precision, float32_products
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe, load_recipe
@@ -74,9 +75,11 @@ class Session:
                 raise fail(f"stopped by {stop.signal.name}{_where(run)}{on}", 128 + stop.signal) from None
             except (Diverged, DataError) as error:
                 raise fail(f"{error}{_where(run)}", EXIT_FAILURE) from None
+            except OSError as error:
+                raise fail(f"{of_system(error)}{_where(run)}", EXIT_FAILURE) from None
             except torch.OutOfMemoryError:
                 raise out_of_memory(self.plan, self.recipe) from None
-        echo(f"wrote {run.folder}", bold=True)
+        echo(f"wrote {printable(str(run.folder))}", bold=True)
 
     def _own(self, who: Processes, owned: ExitStack) -> Run:
         """The run directory, which the first process makes and locks. Raises ConfigError, OSError."""
@@ -199,7 +202,7 @@ def _introduce(material: Material, device: torch.device, who: Processes) -> None
     if dataset.ignored:
         echo(f"{dataset.ignored:,} files are left out: their names are not those of images", err=True)
     for note in dataset.notes:
-        echo(note, err=True)
+        echo(printable(note), err=True)
     echo(dataset.kept)
     many = f", in {who.count} processes" if who.count > 1 else ""
     echo(f"recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}{many}")
@@ -230,7 +233,7 @@ def _loggers(run: Run, material: Material, order: Order) -> list[Logger]:
     if order.wandb:
         settings = {"spec": material.plan.spec.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
         loggers.append(WandbLogger(run.folder.name, settings, run.folder))
-    return loggers
+    return [Tolerant(logger, partial(echo, err=True)) for logger in loggers]
 
 
 def _where(run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..arch.resolve import resolve
-from ..config import ConfigError, Mark, Node, Problem, node_of, parse_assignments
+from ..config import ConfigError, Mark, Node, Problem, node_of, of_system, parse_assignments
 from ..train.recipe import Recipe, load_recipe
 from .console import EXIT_FAILURE, SPEC_ARGUMENT, VERSION_OPTION, application, fail, reporting, run, varied_spec
 from .order import Order
@@ -116,7 +116,7 @@ def train_arch(
                 session = start(plan, choose_recipe(recipe, order.data, changes), order, spec, out)
             session.train(fit_batch=fit_batch)
         except OSError as error:
-            raise fail(f"{error}", EXIT_FAILURE) from None
+            raise fail(of_system(error), EXIT_FAILURE) from None
 
 
 def main() -> None:

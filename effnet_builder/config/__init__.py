@@ -1,10 +1,10 @@
 """Reading and writing what people write: YAML with positions, `extends`, overrides, strict models, located errors."""
 
 from .documents import Kind, load_document, nearest, override, parse_assignments, shipped
-from .errors import ConfigError, Mark, Path, Problem, format_value, printable
+from .errors import ConfigError, Mark, Path, Problem, format_value, of_system, printable
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of
-from .writing import shared_mode, write_whole
+from .writing import shared_mode, write_whole, writing
 
 __all__ = [
     "ConfigError",
@@ -23,6 +23,7 @@ __all__ = [
     "locate",
     "nearest",
     "node_of",
+    "of_system",
     "override",
     "parse_assignments",
     "printable",
@@ -30,4 +31,5 @@ __all__ = [
     "shipped",
     "validate",
     "write_whole",
+    "writing",
 ]

@@ -83,6 +83,11 @@ def shorten(text: str) -> str:
     return printable(text)
 
 
+def of_system(error: OSError) -> str:
+    """`FILE: No space left on device`: an error of the system as one part of a sentence."""
+    return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+
+
 def printable(text: str) -> str:
     """The text, with everything escaped that a terminal could obey."""
     return text if text.isprintable() else ascii(text)[1:-1]

@@ -17,6 +17,8 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
+from ..config import write_whole
+
 ThemeName = Literal["light", "dark"]
 POINTS_PER_INCH = 72
 TEXT, SMALL = 8.0, 6.5
@@ -152,7 +154,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     suffix = target.suffix.lower()
     if suffix not in (".svg", ".png"):
         raise ValueError(f"{target}: a picture is written as .svg or .png, not as '{suffix}'")
-    _write_whole(target, _drawn(figure, suffix[1:]))
+    write_whole(target, _drawn(figure, suffix[1:]))
 
 
 def to_svg(figure: Figure) -> str:
@@ -167,15 +169,3 @@ def _drawn(figure: Figure, kind: str) -> bytes:
         about = {"Title": figure.get_label(), **({"Date": None} if kind == "svg" else {})}
         figure.savefig(drawn, format=kind, dpi=_PNG_DPI, facecolor=figure.get_facecolor(), metadata=about)
     return drawn.getvalue()
-
-
-def _write_whole(target: Path, data: bytes) -> None:
-    temporary = target.with_name(f".{target.name}.unfinished")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -46,9 +46,8 @@ def load_dataset(
     Encoded images become no larger than size x size px; the other sources have small images of one size, and keep it.
     `storage` is where the images are kept; `auto` takes half of the free memory, or else a file in `cache_dir`, or
     else decodes them in every epoch. Images that cannot be read are all listed in the ConfigError, or with `skip` left
-    out, up to one of a hundred. A file of which only the header is right is found before the training too, but where
-    images are streamed without `skip`: then by the DataError that names it. Raises ConfigError for an unknown source,
-    files that are not there, and every image that cannot be read.
+    out, up to one of a hundred. All are decoded once for that, also those that are decoded anew in every epoch. Raises
+    ConfigError for an unknown source, files that are not there, and every image that cannot be read.
     """
     folder = None if cache_dir is None else Path(cache_dir)
     mark = Mark(f"--data {source}")

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from ..config import printable
+from ..config import of_system, printable
 from .images import Progress, Wanted
 
 _CHUNK = 2**18
@@ -45,9 +45,10 @@ def fetch_missing(archives: Sequence[Archive], folder: Path, wanted: Wanted) -> 
             for archive in missing:
                 _install(archive, folder, Path(temporary), wanted.progress)
     except (OSError, EOFError) as error:
+        reason = of_system(error) if isinstance(error, OSError) else str(error)
         first, names = next(iter(missing.values())), ", ".join(archive.name for archive in missing)
         raise wanted.refuse(
-            f"{first} is not in {folder}, or not whole, and could not be put there: {printable(str(error))}; "
+            f"{first} is not in {folder}, or not whole, and could not be put there: {printable(reason)}; "
             f"by hand, put {names} into {folder}"
         ) from None
     return True

@@ -174,7 +174,14 @@ def decode_rows(files: Encoded, rows: Sequence[int], out: np.ndarray) -> None:
     """The images of these rows as `out` (n, C, S, S). Raises DataError that names the file."""
     for row, image in zip(rows, out, strict=True):
         try:
-            decode(files.content(row), image)
+            content = files.content(row)
+            if len(content) != files.sizes[row]:
+                raise ValueError(
+                    f"{len(content):,} bytes instead of {files.sizes[row]:,}: it was changed since the start"
+                )
+            decode(content, image)
+        except MemoryError:
+            raise DataError(f"no memory to decode {files.label(row)}") from None
         except Exception as error:
             raise DataError(f"{files.label(row)}: {why(error)}") from None
 

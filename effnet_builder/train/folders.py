@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import of_system
 from .encoded import Listing, encoded_files
 from .images import Dataset, Wanted
 from .ladder import keep
@@ -32,7 +33,7 @@ def read_folder(argument: str, wanted: Wanted) -> Dataset:
     labels, ends, ignored = [], [], 0
     for part in parts:
         for label, name in enumerate(train):
-            found = list(_files(root, f"{part}/{name}"))
+            found = list(_files(root, f"{part}/{name}", wanted))
             images = [file for file in found if file.lower().endswith(IMAGES)]
             if not images:
                 raise wanted.refuse(f"no images in {root / part / name}; expected files {', '.join(IMAGES)}")
@@ -58,11 +59,29 @@ def _classes(folder: Path, wanted: Wanted) -> tuple[str, ...]:
     return found
 
 
-def _files(root: Path, below: str) -> Iterator[str]:
-    """The files of a class, relative to the root, also in folders of folders and behind links."""
-    for folder, _, files in sorted(os.walk(root / below, followlinks=True)):
+def _files(root: Path, below: str, wanted: Wanted) -> Iterator[str]:
+    """The files of a class, relative to the root, also in folders of folders and behind links. Raises ConfigError."""
+    for folder, _, files in sorted(_folders(root / below, wanted)):
         relative = os.path.relpath(folder, root)
         yield from (f"{relative}/{file}" for file in sorted(files))
+
+
+def _folders(top: Path, wanted: Wanted) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What os.walk finds, which follows a link back to where it is over and over, and passes over what it cannot read.
+
+    Raises ConfigError for both.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise wanted.refuse(of_system(error))
+
+    for found in os.walk(top, onerror=refuse, followlinks=True):
+        folder = found[0]
+        if os.path.islink(folder):
+            above, to = (os.path.join(os.path.realpath(path), "") for path in (os.path.dirname(folder), folder))
+            if above.startswith(to):
+                raise wanted.refuse(f"{folder} is a link to {to}, in which it lies itself")
+        yield found
 
 
 def _notes(root: Path, there: list[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import torch
 from .cache import NoCache, Write, build_cache, open_cache
 from .encoded import Listing, Streamed
 from .images import DataError, Dataset, ImageSet, Pixels, Resident, Shape, Wanted
-from .storage import OnBad, Room, Storage, data_folder, in_bytes
+from .storage import DATA_VARIABLE, OnBad, Room, Storage, data_folder, in_bytes
 from .survey import Survey, decode_all, image_shape, notes_of, recall, refuse_bad, remember, survey_headers
 
 
@@ -58,7 +58,7 @@ class _Ladder:
         if self.cached is not None:
             reason = "not a readable image when the cache was made"
             return Survey(self.cached.shape[-1], dict.fromkeys(np.flatnonzero(self.cached.bad).tolist(), reason), True)
-        known = recall(self.path.with_suffix(".json"), self.state, self.wanted)
+        known = recall(self.path.with_suffix(".json"), self.state)
         survey = known or survey_headers(self.listing, self.wanted)
         if survey.bad and self.wanted.on_bad is OnBad.error:
             survey = decode_all(self.listing, survey, self.wanted)  # so that one error lists them all
@@ -133,9 +133,8 @@ class _Ladder:
                 pass
 
     def _streamed(self) -> tuple[Pixels, Survey]:
-        survey = self.survey
-        if self.wanted.on_bad is OnBad.skip and not survey.decoded:
-            survey = self._decode()
+        # Once for each state of the files: one whose end is missing is not to be found in the midst of the training.
+        survey = self.survey if self.survey.decoded else self._decode()
         remember(self.path.with_suffix(".json"), self.state, survey)
         return Streamed(self.listing.files, self.shape), survey
 
@@ -145,7 +144,9 @@ def _cache_path(listing: Listing, wanted: Wanted) -> Path:
     try:
         folder = Path(wanted.cache_dir).expanduser() if wanted.cache_dir else data_folder() / "images"
     except RuntimeError as error:
-        raise wanted.refuse(f"no place for a cache: {error}") from None
+        if wanted.storage is Storage.cache:
+            raise wanted.refuse(f"no place for a cache: {error} ${DATA_VARIABLE} may name one") from None
+        folder = Path(os.devnull)  # there is room for none
     name = re.sub("[^A-Za-z0-9_-]+", "-", listing.name)[:50]
     return (
         folder / f"{name}-{_key(os.path.realpath(listing.files.folder), wanted.channels, wanted.size)[:12]}.safetensors"

@@ -13,7 +13,7 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..config import write_whole
+from ..config import of_system, write_whole
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class CsvLogger:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.history: list[EpochMetrics] = []
+        self.behind = False  # what is on disk
 
     def tick(self, step: int, steps: int) -> None:
         """Nothing is written for a step."""
@@ -100,19 +101,60 @@ class CsvLogger:
         """Nothing is written for a step."""
 
     def epoch(self, metrics: EpochMetrics) -> None:
-        """Add the line of an epoch."""
+        """Add the line of an epoch. Raises OSError."""
         self.go_back(metrics.step, [*self.history, metrics])
 
     def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
-        """Write the lines of these epochs, and no others."""
-        self.history = list(history)
+        """Write the lines of these epochs, and no others. Raises OSError."""
+        self.history, self.behind = list(history), True
         names = [field.name for field in fields(EpochMetrics)]
         results, times = [name for name in names if name not in TIMES], ["epoch", *TIMES]
         write_whole(self.folder / "metrics.csv", _table(results, self.history))
         write_whole(self.folder / "times.csv", _table(times, self.history))
+        self.behind = False
 
     def close(self) -> None:
-        """All is on disk already."""
+        """Try again what could not be written. Raises OSError."""
+        if self.behind:
+            self.go_back(0, self.history)
+
+
+class Tolerant:
+    """A logger that may fail and stops nothing by it: the error is said, once, and it is told of all that follows."""
+
+    def __init__(self, logger: Logger, say: Callable[[str], None]) -> None:
+        self.logger, self.say = logger, say
+        self.said = ""
+
+    def tick(self, step: int, steps: int) -> None:
+        """Tell it of a step."""
+        self._try(partial(self.logger.tick, step, steps))
+
+    def step(self, metrics: StepMetrics) -> None:
+        """Tell it of a report."""
+        self._try(partial(self.logger.step, metrics))
+
+    def epoch(self, metrics: EpochMetrics) -> None:
+        """Tell it of an epoch."""
+        self._try(partial(self.logger.epoch, metrics))
+
+    def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
+        """Tell it where the run goes on."""
+        self._try(partial(self.logger.go_back, step, history))
+
+    def close(self) -> None:
+        """Tell it that nothing more comes."""
+        self._try(self.logger.close)
+
+    def _try(self, tell: Callable[[], None]) -> None:
+        try:
+            tell()
+        except Exception as error:  # those of other libraries are of any kind
+            reason = of_system(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+            reason = " ".join(reason.split())
+            if reason != self.said:
+                self.say(f"{reason}; the training goes on, and what is missing is written as soon as it can be")
+            self.said = reason
 
 
 class ConsoleLogger:

@@ -66,7 +66,9 @@ class Run:
 
     def write_json(self, name: str, value: object) -> None:
         """Write a file of the run. Raises OSError."""
-        write_whole(self.folder / name, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # Names of files may hold bytes that are no text; what Python makes of them is escaped as JSON escapes.
+        write_whole(self.folder / name, text.encode(errors="backslashreplace"))
 
     def read_json(self, name: str) -> Any:
         """Read a file of the run. Raises OSError where it is not there or is no JSON."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..config import of_system
 from .checkpoint import Checkpoint, Checkpoints, Damaged, read
 from .processes import ALONE, Processes
 from .state import State
@@ -41,9 +43,7 @@ class RunSaver:
         except OSError as error:
             if self.saved is None and state.step == 0:
                 raise
-            kept = self.checkpoints.steps()
-            last = f"; the last one is of step {kept[0]:,}" if kept else ""
-            self.say(f"no checkpoint of step {state.step:,} could be written: {error}{last}")
+            self.say(f"no checkpoint of step {state.step:,} could be written: {of_system(error)}{self._last()}")
         else:
             self.saved = state.step
 
@@ -58,6 +58,11 @@ class RunSaver:
         if step < 0:
             raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")
         return read(self.checkpoints.path(step)) if found is None else found[1]
+
+    def _last(self) -> str:
+        with contextlib.suppress(OSError):
+            return "".join(f"; the last one is of step {step:,}" for step in self.checkpoints.steps()[:1])
+        return ""  # the disk does not say
 
     def _good(self) -> Iterator[tuple[int, Checkpoint]]:
         for step, checkpoint in self.checkpoints.newest():

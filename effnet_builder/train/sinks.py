@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ConfigError, Problem, write_whole
+from ..config import ConfigError, Problem, write_whole, writing
 from .loggers import EpochMetrics, StepMetrics
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class JsonlLogger:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.pending = b""  # lines that are not on disk
+        self.end: int | None = None  # of what is whole on disk; None for all of it
+        self.back: tuple[int, int] | None = None  # the last step and epoch to keep, where others are still to go
 
     def step(self, metrics: StepMetrics) -> None:
         """Append the line of a step. Raises OSError."""
@@ -41,26 +44,43 @@ class JsonlLogger:
         """Nothing is written for a step that is not reported."""
 
     def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
-        """Keep what was known after this step, and of these epochs."""
-        self.trim(step, len(history))
-
-    def close(self) -> None:
-        """Nothing is held open."""
-
-    def trim(self, step: int, epochs: int) -> None:
-        """Keep what a checkpoint knows of, `step` steps and `epochs` epochs, so that a resumed run adds what follows.
+        """Keep what a checkpoint knows of, so many steps and epochs, so that a resumed run adds what follows.
 
         A line that was cut short goes too. The file is rewritten whole or not at all. Raises OSError.
         """
-        if self.path.exists():
-            lines = self.path.read_bytes().split(b"\n")[:-1]  # what follows the last line feed was cut short
-            kept = [line for line in lines if _known(line, {"step": step, "epoch": epochs})]
-            write_whole(self.path, b"".join(line + b"\n" for line in kept).decode())
+        self.back = (step, len(history))
+        self.pending = _trimmed(self.pending, *self.back)
+        self._write()
+
+    def close(self) -> None:
+        """Try again what could not be written. Raises OSError."""
+        if self.pending or self.back:
+            self._write()
 
     def _append(self, kind: str, data: Mapping[str, Any]) -> None:
         shown = {name: _finite(value) for name, value in data.items() if name not in _TIMING}
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps({"kind": kind, **shown}, allow_nan=False) + "\n")
+        self.pending += json.dumps({"kind": kind, **shown}, allow_nan=False).encode() + b"\n"
+        self._write()
+
+    def _write(self) -> None:
+        """All that is pending, after what is whole on disk: an earlier attempt may have left a part of it there."""
+        if self.back is not None:
+            if self.path.exists():
+                write_whole(self.path, _trimmed(self.path.read_bytes()[: self.end], *self.back))
+            self.back = self.end = None
+        if not self.pending:
+            return
+        with writing(self.path), self.path.open("ab") as file:
+            self.end = min(file.tell(), file.tell() if self.end is None else self.end)
+            file.truncate(self.end)
+            file.write(self.pending)
+        self.end += len(self.pending)
+        self.pending = b""
+
+
+def _trimmed(content: bytes, step: int, epochs: int) -> bytes:
+    lines = content.split(b"\n")[:-1]  # what follows the last line feed was cut short
+    return b"".join(line + b"\n" for line in lines if _known(line, {"step": step, "epoch": epochs}))
 
 
 def _known(line: bytes, done: Mapping[str, int]) -> bool:
@@ -108,15 +128,20 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         """Write what is left."""
-        if self.writer is not None:
-            self.writer.close()
+        writer, self.writer = self.writer, None
+        if writer is not None:
+            writer.close()
 
     def _add(self, scalars: Mapping[str, float], step: int) -> None:
         if self.writer is None:
             self.writer = self.open(None)
-        for name, value in scalars.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
+        try:
+            for name, value in scalars.items():
+                self.writer.add_scalar(name, value, step)
+            self.writer.flush()
+        except BaseException:
+            self.writer = None  # it would fail for good; the next one writes a new file
+            raise
 
 
 class WandbLogger:

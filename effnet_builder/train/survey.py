@@ -25,6 +25,7 @@ from .storage import OnBad
 PIECE = 32  # images of a piece of work
 TIMEOUT = 120.0  # seconds for a piece
 _MOST_BAD = 0.01
+_NAMED = 20  # of the images that are left out
 
 Result = TypeVar("Result")
 
@@ -47,6 +48,8 @@ def survey_headers(listing: Listing, wanted: Wanted) -> Survey:
         for row in rows:
             try:
                 side = max(side, short_side(files, row))
+            except MemoryError:  # no fault of the image
+                raise
             except Exception as error:  # Pillow's readers raise what they please
                 bad[row] = why(error)
         return side, bad
@@ -69,6 +72,8 @@ def decode_all(listing: Listing, survey: Survey, wanted: Wanted, write: Write | 
                 continue
             try:
                 decode(files.content(row), image)
+            except MemoryError:  # no fault of the image
+                raise
             except Exception as error:
                 image[:] = 0
                 bad[row] = why(error)
@@ -107,7 +112,10 @@ def notes_of(listing: Listing, survey: Survey) -> tuple[str, ...]:
     """What was left out, for the person to know."""
     if not survey.bad:
         return ()
-    return (f"{len(survey.bad):,} of {len(listing.files):,} images are left out; {_first(listing, survey)}",)
+    others = [f"left out too: {listing.files.label(row)}, {survey.bad[row]}" for row in sorted(survey.bad)[1:_NAMED]]
+    if len(survey.bad) > _NAMED:
+        others.append(f"... and {len(survey.bad) - _NAMED:,} more")
+    return (f"{len(survey.bad):,} of {len(listing.files):,} images are left out; {_first(listing, survey)}", *others)
 
 
 def _first(listing: Listing, survey: Survey) -> str:
@@ -115,8 +123,8 @@ def _first(listing: Listing, survey: Survey) -> str:
     return f"the first is {listing.files.label(row)}, {survey.bad[row]}"
 
 
-def recall(path: Path, state: str, wanted: Wanted) -> Survey | None:
-    """The survey in this file, if it was made of this state of the files and went as far as is wanted."""
+def recall(path: Path, state: str) -> Survey | None:
+    """The survey in this file, if it was made of this state of the files, by decoding them all."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         survey = Survey(
@@ -124,11 +132,11 @@ def recall(path: Path, state: str, wanted: Wanted) -> Survey | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return survey if found["state"] == state and (survey.decoded or wanted.on_bad is OnBad.error) else None
+    return survey if found["state"] == state and survey.decoded else None
 
 
 def remember(path: Path, state: str, survey: Survey) -> None:
-    """Keep the survey for the next start, where there is a place for it: then no header is read again."""
+    """Keep the survey for the next start, where there is a place for it: then nothing is decoded to look."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps({"state": state} | vars(survey)))

@@ -98,7 +98,7 @@ class Fault:
 
     `target` is `module:name` as the module that calls it knows it, `what` a signal (`SIGKILL`, `SIGINT,SIGTERM`), an
     errno to raise (`ENOSPC`), `FULL` for a disk without room for larger files than 50 kB from then on, `ROOM` for its
-    end, or `SLEEP` for a minute.
+    end, `SLEEP` for a minute, or `DO` and statements of Python.
     """
 
     target: str
@@ -226,6 +226,8 @@ def _happen(what: str) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000 if what == "FULL" else hard, hard))
     elif what == "SLEEP":
         time.sleep(60)
+    elif what.startswith("DO"):
+        exec(what.removeprefix("DO").strip(), {})
     elif what.startswith("SIG"):
         for name in what.split(","):
             os.kill(os.getpid(), signal.Signals[name])

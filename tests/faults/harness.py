@@ -134,11 +134,12 @@ class Command:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.files = [folder / f".{kind}-{os.getpid()}-{time.monotonic_ns()}" for kind in ("out", "err")]
+        around = {"EFFNET_BUILDER_DATA": str(folder / "data"), **(environment or {})}
         given = (
             [str(argument) for argument in arguments],
             folder,
             program,
-            dict(environment or {}),
+            around,
             faults,
             self.files,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from ..config import ConfigError, Mark, Problem
+from ..config import ConfigError, Mark, Problem, printable
 from ..train.batches import steps_per_epoch
 from ..train.run import Run
 from ..train.saving import NothingKept, RunSaver
@@ -51,6 +52,30 @@ def restore(saver: RunSaver, state: State, now: Mapping[str, Any], mark: Mark, a
         state.load(checkpoint)
     except (RuntimeError, KeyError) as error:
         raise ConfigError([Problem(f"does not fit: {str(error).splitlines()[0]}", mark=mark)]) from None
+
+
+def restarted() -> bool:
+    """Whether torchrun has started this process anew, after one was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def to_be_restarted() -> bool:
+    """Whether torchrun would start this process anew."""
+    return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+
+
+def refuse_foreign(run: Run) -> None:
+    """Raise ConfigError for a directory in which no run was begun, if anything else is in it."""
+    mark = Mark(f"--out {run.folder}")
+    if run.checkpoints.steps() or run.done:
+        return
+    try:
+        foreign = run.foreign()
+    except OSError as error:
+        raise ConfigError([Problem(f"{error.strerror or error}", mark=mark)]) from None
+    if foreign:
+        message = f"has no checkpoint, and holds {printable(foreign[0])}, which is not of a run; nothing is overwritten"
+        raise ConfigError([Problem(message, mark=mark)])
 
 
 def as_before(run: Run) -> None:

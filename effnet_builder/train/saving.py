@@ -53,7 +53,9 @@ class RunSaver:
 
     def newest(self) -> Checkpoint:
         """The newest checkpoint that is whole, the same one in all processes. Raises NothingKept."""
+        self.processes.at("reading the last checkpoint")
         found = next(self._good(), None) if self.processes.first else None
+        self.processes.meet()
         step = self.processes.tell(-1 if found is None else found[0])
         if step < 0:
             raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")

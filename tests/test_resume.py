@@ -268,6 +268,16 @@ def test_interrupted_in_evaluation(place: Path, whole: dict[str, bytes], tmp_pat
     assert contents(run) == whole
 
 
+def test_another_number_of_workers_changes_no_bit(place: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """None, two, and one."""
+    run = tmp_path / "run"
+    assert harmed("train_step", 5, "SIGTERM", started(place, run, "--workers", "0")).returncode == 143
+    assert harmed("train_step", 5, "SIGTERM", ["--resume", str(run), "--workers", "2"]).returncode == 143
+    assert Run(run).checkpoints.steps()[0] == 10
+    assert train_arch("--resume", run, "--workers", 1).exit_code == 0
+    assert contents(run) == whole
+
+
 def test_a_second_signal_stops_at_once_and_harms_nothing(place: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = harmed("train_step", 10, "SIGINT,SIGTERM", started(place, run))
@@ -310,6 +320,20 @@ def test_accepted_changes_hold_from_there(copied: Path) -> None:
     old, new = (json.loads(line)["lr"] for line in after[len(lines) - 1 : len(lines) + 1])
     assert new < 0.3 * old
     assert "lr: 0.01" in (copied / "recipe.yaml").read_text()
+
+
+def test_a_batch_may_go_on_in_other_parts(copied: Path, whole: dict[str, bytes]) -> None:
+    """The same images in each step: what is logged of the steps is as before, but for how the losses came about."""
+    assert train_arch("--resume", copied, "--set", "accumulate=2").exit_code == 2
+    result = train_arch("--resume", copied, "--set", "accumulate=2", "--accept-changes")
+    assert (result.exit_code, "recipe.yaml: +accumulate: 2" in result.stderr) == (0, True), result.output
+    ours, theirs = (
+        [json.loads(line) for line in text.splitlines() if b'"step",' in line]
+        for text in ((copied / "metrics.jsonl").read_bytes(), whole["metrics.jsonl"])
+    )
+    assert [(line["step"], line["lr"]) for line in ours] == [(line["step"], line["lr"]) for line in theirs]
+    assert ours[:10] == theirs[:10]
+    assert ours[10:] != theirs[10:]
 
 
 def test_changed_data_are_refused(copied: Path, place: Path, tmp_path: Path) -> None:

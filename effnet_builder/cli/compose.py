@@ -102,6 +102,7 @@ def assemble(
     from ..train.ema import EmaModel
     from ..train.job import Job
     from ..train.loading import Loader
+    from ..train.norms import synchronize_norms
     from ..train.optim import build_optimizer
     from ..train.precision import gradient_scaler
     from ..train.processes import ALONE
@@ -113,6 +114,8 @@ def assemble(
         parts = f"{processes.count} processes and {recipe.accumulate} micro-batches"
         message = f"batches of {count} images do not give each of {parts} the two images that batch norm needs"
         raise recipe.error([Problem(message, ("batch_size",))])
+    if recipe.sync_batch_norm and processes.count > 1:
+        synchronize_norms(model)
     called = torch.compile(model, dynamic=False) if recipe.compile else model
     job = Job(
         recipe,

@@ -36,7 +36,7 @@ def own_store(store: Store, rank: int, count: int, timeout: float) -> Store:
             store.wait(others, timedelta(seconds=timeout))
         except dist.DistStoreError:
             raise Lost(f"not all processes have begun after {timeout:g} s") from None
-        store.set(f"{name}/seen", b" ".join(store.multi_get(others)))
+        store.set(f"{name}/seen", b" ".join(store.multi_get(others)).decode())
         return PrefixStore(name, store)
     while time.monotonic() < latest:
         if store.check(["part"]):

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import shutil
-import socket
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from many import COMMAND, SERVER, SPEC, TIMEOUT, alone, codes_of, free_port, in_processes, the_command, torchrun
 from torch import Tensor
 from training import (
     CLASSES,
@@ -44,48 +39,6 @@ from effnet_builder.train.run import Run
 from effnet_builder.train.saving import RunSaver
 from effnet_builder.train.stages import evaluation
 from effnet_builder.train.stopping import SIGNALS, Stopped, StopRequest
-
-# A server that has loaded torch once, and of which each process is a copy that has not used it yet.
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["effnet_builder.train.engine", "effnet_builder.cli.finish", "torch._dynamo"])
-
-TIMEOUT = 120
-Work = Callable[[Processes, Path], Any]
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
-def one_of(rank: int, count: int, port: int, work: Work, folder: Path) -> None:
-    """What torchrun tells a process, and the work in it."""
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": f"{count}", "OMP_NUM_THREADS": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-    with processes("cpu") as who:
-        torch.save(work(who, folder), folder / f"result-{rank}")
-
-
-def in_processes(count: int, work: Work, folder: Path) -> list[Any]:
-    """What the work comes to in each of so many processes."""
-    port = free_port()
-    started = [SERVER.Process(target=one_of, args=(rank, count, port, work, folder)) for rank in range(count)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join(TIMEOUT)
-    codes = [process.exitcode for process in started]
-    for process in started:
-        process.kill()
-    assert codes == [0] * count
-    return [torch.load(folder / f"result-{rank}", weights_only=False) for rank in range(count)]
-
-
-def alone(work: Work, folder: Path) -> Any:
-    """What it comes to in this process."""
-    return work(ALONE, folder)
 
 
 @pytest.fixture(autouse=True)
@@ -260,45 +213,16 @@ def test_what_they_tell_each_other(tmp_path: Path) -> None:
 
 def test_without_torchrun_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with processes("cpu") as who:
+    with processes("cpu", TIMEOUT) as who:
         assert who is ALONE
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with processes("cpu") as who:
+    with processes("cpu", TIMEOUT) as who:
         assert who is ALONE
 
 
 # The command under torchrun
 
-SPEC = "extends: efficientnet-pico\nname: small\nscaling: {width: 0.1, depth: 0.1, resolution: 8}\n"
 OPTIONS = ["--device", "cpu", "--data", "fake:60x3", "--epochs", "3", "--set", "batch_size=8", "--save-every", "4"]
-
-
-@contextmanager
-def arguments_of(arguments: list[str]) -> Iterator[None]:
-    before, sys.argv = sys.argv, ["train-arch", *arguments]
-    try:
-        yield
-    finally:
-        sys.argv = before
-
-
-def the_command(rank: int, port: int, arguments: list[str]) -> None:
-    from effnet_builder.cli.train import main
-
-    torch.set_num_threads(1)
-    os.environ |= {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"}
-    with arguments_of(arguments):
-        main()
-
-
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", f"{free_port()}"]
-    path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        [sys.executable, *launcher, *arguments], capture_output=True, text=True, check=False, timeout=TIMEOUT,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path},
-    )  # fmt: skip
 
 
 def test_sigterm_to_torchrun_saves_and_the_run_goes_on(tmp_path: Path) -> None:
@@ -306,11 +230,7 @@ def test_sigterm_to_torchrun_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     started = [str(tmp_path / "small.yaml"), *OPTIONS, "--out"]
     port = free_port()
     whole = [SERVER.Process(target=the_command, args=(i, port, [*started, f"{tmp_path / 'whole'}"])) for i in (0, 1)]
-    for process in whole:
-        process.start()
-    for process in whole:
-        process.join(TIMEOUT)
-    assert [process.exitcode for process in whole] == [0, 0]
+    assert codes_of(whole) == [0, 0]
 
     harmed, run = str(Path(__file__).with_name("harmed.py")), tmp_path / "run"
     result = torchrun(harmed, "train_step", "9", "SIGTERM", "--launcher", *started, str(run))
@@ -324,8 +244,7 @@ def test_sigterm_to_torchrun_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     assert step not in (4, 6, 8, 12, 16, 18)
     copied = Path(shutil.copytree(run, tmp_path / "copy"))
 
-    result = torchrun("--no-python", sys.executable, "-c", "from effnet_builder.cli.train import main; main()",
-                      "--resume", str(run))  # fmt: skip
+    result = torchrun(*COMMAND, "--resume", str(run))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("wrote ") == 1
     assert f"going on after step {step}" in result.stdout

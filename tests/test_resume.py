@@ -268,6 +268,16 @@ def test_interrupted_in_evaluation(place: Path, whole: dict[str, bytes], tmp_pat
     assert contents(run) == whole
 
 
+def test_another_number_of_workers_changes_no_bit(place: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    """None, two, and one."""
+    run = tmp_path / "run"
+    assert harmed("train_step", 5, "SIGTERM", started(place, run, "--workers", "0")).returncode == 143
+    assert harmed("train_step", 5, "SIGTERM", ["--resume", str(run), "--workers", "2"]).returncode == 143
+    assert Run(run).checkpoints.steps()[0] == 10
+    assert train_arch("--resume", run, "--workers", 1).exit_code == 0
+    assert contents(run) == whole
+
+
 def test_a_second_signal_stops_at_once_and_harms_nothing(place: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = harmed("train_step", 10, "SIGINT,SIGTERM", started(place, run))
@@ -313,6 +323,20 @@ def test_accepted_changes_hold_from_there(copied: Path) -> None:
     assert "lr: 0.01" in (copied / "recipe.yaml").read_text()
 
 
+def test_a_batch_may_go_on_in_other_parts(copied: Path, whole: dict[str, bytes]) -> None:
+    """The same images in each step: what is logged of the steps is as before, but for how the losses came about."""
+    assert train_arch("--resume", copied, "--set", "accumulate=2").exit_code == 2
+    result = train_arch("--resume", copied, "--set", "accumulate=2", "--accept-changes")
+    assert (result.exit_code, "recipe.yaml: +accumulate: 2" in result.stderr) == (0, True), result.output
+    ours, theirs = (
+        [json.loads(line) for line in text.splitlines() if b'"step",' in line]
+        for text in ((copied / "metrics.jsonl").read_bytes(), whole["metrics.jsonl"])
+    )
+    assert [(line["step"], line["lr"]) for line in ours] == [(line["step"], line["lr"]) for line in theirs]
+    assert ours[:10] == theirs[:10]
+    assert ours[10:] != theirs[10:]
+
+
 def test_changed_data_are_refused(copied: Path, place: Path, tmp_path: Path) -> None:
     images = Path(shutil.copytree(place / "images", tmp_path / "images"))
     (images / "train" / "grey" / "0.jpg").unlink()
@@ -322,16 +346,6 @@ def test_changed_data_are_refused(copied: Path, place: Path, tmp_path: Path) -> 
     (images / "train" / "grey").rename(images / "train" / "green")
     (images / "test" / "grey").rename(images / "test" / "green")
     assert train_arch("--resume", copied, "--data", f"folder:{images}").exit_code == 2
-
-
-def test_a_checkpoint_of_another_run_is_refused(copied: Path, place: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other"
-    assert train_arch(*started(place, other, "--set", "seed=1", "--epochs", "1")).exit_code == 0
-    theirs, ours = Run(other).checkpoints, Run(copied).checkpoints
-    shutil.copy(theirs.path(theirs.steps()[0]), ours.path(12))
-    result = train_arch("--resume", copied)
-    assert result.exit_code == 2
-    assert "recipe.yaml: -seed: 1" in result.stderr
 
 
 def test_a_damaged_checkpoint_costs_the_steps_since_the_last(copied: Path, whole: dict[str, bytes]) -> None:

@@ -13,6 +13,7 @@ from ..arch.summary import si
 from ..config import ConfigError, Mark, Problem
 from ..train.recipe import Normalize, Recipe
 from .console import EXIT_FAILURE, echo, fail
+from .order import Order
 
 if TYPE_CHECKING:
     import torch
@@ -94,6 +95,7 @@ def assemble(
     teacher: Teacher | None = None,
     loggers: Sequence[Logger] = (),
     workers: int = 0,
+    timeout: float = Order.timeout,
     **settings: Any,
 ) -> tuple[State, Job]:
     """A state before its first step, and the job to do on it. Raises ConfigError where the job cannot be done."""
@@ -103,6 +105,7 @@ def assemble(
     from ..train.ema import EmaModel
     from ..train.job import Job
     from ..train.loading import Loader
+    from ..train.norms import synchronize_norms
     from ..train.optim import build_optimizer
     from ..train.precision import gradient_scaler
     from ..train.processes import ALONE
@@ -114,14 +117,16 @@ def assemble(
         parts = f"{processes.count} processes and {recipe.accumulate} micro-batches"
         message = f"batches of {count} images do not give each of {parts} the two images that batch norm needs"
         raise recipe.error([Problem(message, ("batch_size",))])
+    if recipe.sync_batch_norm and processes.count > 1:
+        synchronize_norms(model)
     called = torch.compile(model, dynamic=False) if recipe.compile else model
     job = Job(
         recipe,
         material.plan.resolution,
         material.normalize,
         len(material.dataset.classes),
-        Loader(material.train, device, workers),
-        Loader(material.valid, device, workers),
+        Loader(material.train, device, workers, timeout),
+        Loader(material.valid, device, workers, timeout),
         processes.share(called, device),
         device,
         processes,
@@ -162,7 +167,7 @@ def choose(name: str, local_rank: int = 0) -> torch.device:
     try:
         return choose_device(name, local_rank)
     except ValueError as error:
-        raise fail(f"--device {name}: {error}") from None
+        raise fail(f"--device {name}: {error}", own=True) from None
 
 
 def given_normalization(recipe: Recipe, channels: int) -> Normalize | None:
@@ -176,7 +181,7 @@ def given_normalization(recipe: Recipe, channels: int) -> Normalize | None:
 def out_of_memory(plan: Plan, recipe: Recipe) -> typer.Exit:
     """One sentence, with what the batch needs."""
     need = si(recipe.batch_size * analyze(plan).training_bytes_per_image, "B")
-    return fail(f"out of memory: a batch of {recipe.batch_size} images keeps about {need}", EXIT_FAILURE)
+    return fail(f"out of memory: a batch of {recipe.batch_size} images keeps about {need}", EXIT_FAILURE, own=True)
 
 
 def _check_memory(plan: Plan, free: int | None) -> None:

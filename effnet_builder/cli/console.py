@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -9,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -22,6 +23,8 @@ EXIT_MISTAKE = 2
 
 _lost_output: list[str] = []
 _muted = False
+_process = ""  # how this one of several processes begins what it alone has to say
+_first_here = True  # whether it is the first one of its machine
 
 
 def run(app: typer.Typer, name: str) -> None:
@@ -46,10 +49,14 @@ def run(app: typer.Typer, name: str) -> None:
         raise SystemExit(EXIT_FAILURE) from None
 
 
-def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None = None) -> None:
-    """Print text; styles only on a terminal, and never where NO_COLOR is set. A closed or full output stops nothing."""
-    if _muted:
+def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None = None, own: bool = False) -> None:
+    """Print text; styles only on a terminal, and never where NO_COLOR is set. A closed or full output stops nothing.
+
+    Of several processes the first speaks; what is its `own`, each says with its number.
+    """
+    if _muted and not own:
         return
+    text = _process + text if own else text
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     styled = text if plain or not (bold or colour) else typer.style(text, bold=bold, fg=colour)
     try:
@@ -76,19 +83,6 @@ def _open_closed() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def mute() -> None:
-    """Print nothing more: of several processes that say the same, one speaks. Tracebacks are not silenced."""
-    global _muted
-    _muted = True
-    sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
-
-
-def fail(message: str, code: int = EXIT_MISTAKE) -> typer.Exit:
-    """Print one sentence to stderr; raise what this returns."""
-    echo(_shown(message), err=True, colour="red")
-    return typer.Exit(code)
-
-
 def _shown(message: str) -> str:
     """Its lines, without what a terminal could obey."""
     return "\n".join(map(printable, message.splitlines()))
@@ -102,6 +96,35 @@ def _thread_failed(failed: threading.ExceptHookArgs) -> None:
         threading.__excepthook__(failed)
 
 
+def one_of_many() -> None:
+    """Find out whether torchrun has started this process as one of several: of those that say the same, one speaks.
+
+    Tracebacks are not silenced.
+    """
+    global _muted, _process, _first_here
+    rank, count = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if count > 1:
+        _process, _first_here = f"process {rank} of {count}: ", os.environ.get("LOCAL_RANK", "0") == "0"
+    if rank > 0:
+        _muted = True
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (for the rest of the process)
+
+
+def fail(message: str, code: int = EXIT_MISTAKE, *, own: bool = False) -> typer.Exit:
+    """Print one sentence to stderr, from every process whose `own` it is; raise what this returns."""
+    echo(_shown(message), err=True, colour="red", own=own)
+    return typer.Exit(code)
+
+
+def leave(message: str) -> NoReturn:
+    """Print one sentence to stderr, and end the process at once: its threads wait for processes that are gone."""
+    fail(message, own=True)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EXIT_FAILURE)
+
+
 @contextmanager
 def reporting(nothing_done: str) -> Iterator[None]:
     """Mistakes of the user as located lines on stderr and exit code 2, warnings as lines, never a traceback."""
@@ -112,8 +135,10 @@ def reporting(nothing_done: str) -> Iterator[None]:
             yield
         except ConfigError as error:
             count = len(error.problems)
-            echo(_shown(str(error)), err=True, colour="red")
-            echo(f"{count} problem{'s' if count > 1 else ''}; {nothing_done}", err=True)
+            # Once on each machine: all processes make the same mistake, but each machine has a disk of its own.
+            own = _muted and _first_here
+            echo(_shown(str(error)), err=True, colour="red", own=own)
+            echo(f"{count} problem{'s' if count > 1 else ''}; {nothing_done}", err=True, own=own)
             raise typer.Exit(EXIT_MISTAKE) from None
 
 

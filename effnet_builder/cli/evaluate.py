@@ -12,8 +12,8 @@ import typer
 
 from ..arch.summary import align
 from ..config import ConfigError, Mark, Problem, of_system, printable
-from .console import EXIT_FAILURE, VERSION_OPTION, application, echo, fail, mute, reporting, run
-from .train_options import DataOption, DeviceOption, OnBadOption, StorageOption, WorkersOption
+from .console import EXIT_FAILURE, VERSION_OPTION, application, echo, fail, leave, one_of_many, reporting, run
+from .train_options import DataOption, DeviceOption, OnBadOption, StorageOption, TimeoutOption, WorkersOption
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +78,7 @@ def eval_arch(
     storage: StorageOption = None,
     workers: WorkersOption = None,
     on_bad: OnBadOption = None,
+    timeout: TimeoutOption = None,
     output_format: Annotated[Format, typer.Option("--format", help="text, or json with everything.")] = Format.text,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
@@ -92,16 +93,24 @@ def eval_arch(
     with reporting("nothing was evaluated."):
         options: dict[str, Any] = {
             "data": data, "workers": workers, "device": device and device.value, "storage": storage and storage.value,
-            "on_bad": on_bad and on_bad.value,
+            "on_bad": on_bad and on_bad.value, "timeout": timeout,
         }  # fmt: skip
+        from ..train.company import Lost
+        from ..train.images import DataError
+
         try:
             _evaluate(trained, options, split, checkpoint, raw, views.value, norm_images, batch_size, output_format)
+        except Lost as lost:
+            leave(f"{lost}")
         except OSError as error:
-            raise fail(of_system(error), EXIT_FAILURE) from None
+            raise fail(of_system(error), EXIT_FAILURE, own=True) from None
+        except DataError as error:
+            raise fail(f"{error}", EXIT_FAILURE, own=True) from None
 
 
 def main() -> None:
     """Entry point of `eval-arch`."""
+    one_of_many()
     run(app, "eval-arch")
 
 
@@ -124,19 +133,22 @@ def _evaluate(
     if trained.order is None and options["data"] is None:
         raise ConfigError([Problem("missing: a file of weights does not say on which data", mark=Mark("--data"))])
     order = (trained.order or Order()).vary(options)
-    with processes(order.device) as who:
-        if not who.first:
-            mute()
+    with processes(order.device, order.timeout) as who:
         how = replace(how_to_evaluate(trained, batch_size), views=views, processes=who)
         where = choose(order.device, who.local_rank)
         model = to_device(trained.model, where, channels_last=how.channels_last)
+        who.at("reading data")
         dataset = read_data(order, trained.plan, how.inputs.eval_crop, where)
+        who.meet()
+        who.at("evaluating")
         check_classes(trained, dataset, order.data)
         images = _images(trained, dataset, split)
         if norm_images is not None:
             _renew_statistics(model, trained, dataset, how, where, norm_images)
         with float32_products(how.precision, where):
-            metrics = measure(predict(model, Loader(images, where, order.workers), how), len(dataset.classes))
+            metrics = measure(
+                predict(model, Loader(images, where, order.workers, order.timeout), how), len(dataset.classes)
+            )
         if output_format is Format.json:
             echo(json.dumps({"split": split.value, "data": order.data, **metrics.to_dict()}, indent=2))
         else:

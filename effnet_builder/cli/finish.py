@@ -28,16 +28,17 @@ from .reporting import write_report
 def finish(run: Run, state: State, job: Job, material: Material, order: Order, stop: StopRequest) -> None:
     """Test what is kept, and write weights, result and report. Raises Stopped, OSError."""
     recipe, dataset = job.recipe, material.dataset
+    job.processes.at("testing what is kept")
     kept, epoch = _kept(run, state, job)
     how = job.evaluation
     if recipe.norm_images is not None:
         recompute_norm_statistics(kept, norm_batches(job.train, how, recipe.seed, recipe.norm_images))
-    test = Loader(dataset.test, job.device, order.workers)
+    test = Loader(dataset.test, job.device, order.workers, order.timeout)
     predictions = predict(kept, test, how, stop)
     metrics = measure(predictions, job.num_classes)
     raw = metrics if state.average is None else measure(predict(state.model, test, how, stop), job.num_classes)
     if not job.processes.first:
-        return
+        return  # what follows is the first one's alone, and nobody waits for it
     if state.average is not None:
         echo(f"test accuracy without the average {raw.top1:.2%}")
     echo(f"test accuracy {metrics.top1:.2%}, loss {metrics.loss:.4f}", bold=True)

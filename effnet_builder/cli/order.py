@@ -34,6 +34,7 @@ class Order:
     tensorboard: bool = False
     wandb: bool = False
     report: bool = True
+    timeout: int = 300  # seconds without an answer from another process
 
     def vary(self, given: Mapping[str, Any]) -> Order:
         """With the options that were given, which are those that are not None."""

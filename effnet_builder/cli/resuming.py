@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..config import ConfigError, Mark, Problem
+from ..config import ConfigError, Mark, Problem, printable
 from ..train.batches import steps_per_epoch
 from ..train.run import Run
 from ..train.saving import NothingKept, RunSaver
@@ -28,13 +30,14 @@ def facts(material: Material) -> dict[str, Any]:
     }
 
 
-def restore(saver: RunSaver, state: State, now: Mapping[str, Any], mark: Mark, accept_changes: bool) -> None:
-    """Go on from the newest checkpoint that is whole, if it belongs to the same network, recipe and data.
+def restore(run: Run, saver: RunSaver, state: State, now: Mapping[str, Any], mark: Mark, accept_changes: bool) -> None:
+    """Go on from the newest checkpoint that is whole and the run's, if it is of the same network, recipe and data.
 
     Raises ConfigError.
     """
+    written = _text(run.spec), _text(run.recipe)
     try:
-        checkpoint = saver.newest()
+        checkpoint = saver.newest(lambda found: (found.facts["spec"], found.facts["recipe"]) == written)
     except NothingKept as error:
         raise ConfigError([Problem(f"{error}", mark=mark)]) from None
     changed = _differences(checkpoint.facts, now)
@@ -53,12 +56,43 @@ def restore(saver: RunSaver, state: State, now: Mapping[str, Any], mark: Mark, a
         raise ConfigError([Problem(f"does not fit: {str(error).splitlines()[0]}", mark=mark)]) from None
 
 
+def restarted() -> bool:
+    """Whether torchrun has started this process anew, after one was lost."""
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+
+def to_be_restarted() -> bool:
+    """Whether torchrun would start this process anew."""
+    return os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+
+
+def refuse_foreign(run: Run) -> None:
+    """Raise ConfigError for a directory in which no run was begun, if anything else is in it."""
+    mark = Mark(f"--out {run.folder}")
+    if run.checkpoints.steps() or run.done:
+        return
+    try:
+        foreign = run.foreign()
+    except OSError as error:
+        raise ConfigError([Problem(f"{error.strerror or error}", mark=mark)]) from None
+    if foreign:
+        message = f"has no checkpoint, and holds {printable(foreign[0])}, which is not of a run; nothing is overwritten"
+        raise ConfigError([Problem(message, mark=mark)])
+
+
 def as_before(run: Run) -> None:
     """The number of threads that the run was started with: with another one, sums differ in their last bits."""
     threads = run.read_json("run.json")["environment"]["threads"]
     if threads != torch.get_num_threads():
         echo(f"on {threads} threads, as the run was started, not {torch.get_num_threads()}", err=True)
         torch.set_num_threads(threads)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
+import typer
 from rich.console import Console
 
 from ..arch.analysis import analyze
@@ -21,6 +23,8 @@ from ..config import ConfigError, Mark, Node, Problem, of_system, printable, wri
 from ..models.files import load_weights
 from ..models.network import Network
 from ..train.allocator import keep_freed_memory
+from ..train.checkpoint import Damaged
+from ..train.company import Lost
 from ..train.data import DataError, Dataset, load_dataset, place
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger, Tolerant
@@ -33,15 +37,18 @@ from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
 from ..train.storage import OnBad, Storage
 from .compose import Material, assemble, choose, fit_together, new_model, out_of_memory
-from .console import EXIT_FAILURE, echo, fail, mute
+from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave
 from .finish import finish
 from .memory import fit_into_memory
 from .order import Order, record, recorded_order
-from .resuming import as_before, facts, restore
+from .resuming import as_before, facts, refuse_foreign, restarted, restore
 from .teaching import teacher_of
 
 if TYPE_CHECKING:
     from ..train.data import Progress
+
+Stage: TypeAlias = Literal["new", "begun", "done"]
+_PATIENCE = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -51,57 +58,85 @@ class Session:
     plan: Plan
     recipe: Recipe
     order: Order
-    source: str | None  # the spec as it was named, of a new run
+    source: str | None  # the spec as it was named, but not of a run to go on with
     target: Path | None  # the run directory; None for the next free number
+    way: Literal["start", "go on", "either"] = "start"
     accept_changes: bool = False
-
-    @property
-    def resumed(self) -> bool:
-        """Whether there is a run to go on with."""
-        return self.source is None
 
     def train(self, *, fit_batch: bool) -> None:
         """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
-        stop = StopRequest(at_once=True)
-        with processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
-            if not who.first:
-                mute()
-            run = self._own(who, owned)
-            try:
-                _train(self, run, who, stop, fit_batch)
-            except (Stopped, SystemExit):
-                assert stop.signal is not None
-                on = f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
-                raise fail(f"stopped by {stop.signal.name}{_where(run)}{on}", 128 + stop.signal) from None
-            except (Diverged, DataError) as error:
-                raise fail(f"{error}{_where(run)}", EXIT_FAILURE) from None
-            except OSError as error:
-                raise fail(f"{of_system(error)}{_where(run)}", EXIT_FAILURE) from None
-            except torch.OutOfMemoryError:
-                raise out_of_memory(self.plan, self.recipe) from None
-        echo(f"wrote {printable(str(run.folder))}", bold=True)
+        stop, run = StopRequest(at_once=True), None
+        try:
+            with processes(self.order.device, self.order.timeout) as who, stop.listening(), ExitStack() as owned:
+                run, stage = self._own(who, owned)
+                if stage != "done":
+                    self._train(run, stage == "begun", who, stop, fit_batch)
+        except Lost as lost:
+            leave(f"{lost}" if run is None else f"{lost}{_where(run)}{_hint(run)}")
+        echo(
+            f"{printable(str(run.folder))} is done; its weights are in model.safetensors"
+            if stage == "done"
+            else f"wrote {printable(str(run.folder))}",
+            bold=True,
+        )
 
-    def _own(self, who: Processes, owned: ExitStack) -> Run:
-        """The run directory, which the first process makes and locks. Raises ConfigError, OSError."""
-        if not who.first:
-            return Run(Path(who.tell(None)))
-        if self.resumed:
-            assert self.target is not None
-            run = Run(self.target)
-        elif self.target is None:
-            run = create_next(Path("runs"), f"{self.plan.name}-{self.order.data.partition(':')[0]}")
+    def _train(self, run: Run, begun: bool, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
+        try:
+            _train(self, run, begun, who, stop, fit_batch)
+        except (Stopped, SystemExit):
+            assert stop.signal is not None
+            raise fail(f"stopped by {stop.signal.name}{_where(run)}{_hint(run)}", 128 + stop.signal) from None
+        except Diverged as error:
+            raise fail(f"{error}{_where(run)}", EXIT_FAILURE) from None
+        except (DataError, Damaged) as error:
+            raise fail(f"{error}{_where(run)}", EXIT_FAILURE, own=True) from None
+        except OSError as error:
+            raise fail(f"{of_system(error)}{_where(run)}", EXIT_FAILURE, own=True) from None
+        except torch.OutOfMemoryError:
+            raise out_of_memory(self.plan, self.recipe) from None
+
+    def _own(self, who: Processes, owned: ExitStack) -> tuple[Run, Stage]:
+        """The run directory, which the first process finds or makes, and locks. Raises ConfigError, OSError."""
+        who.at("opening the run directory")
+        found: tuple[str, Stage] | None = None
+        try:
+            if who.first:
+                found = self._open(owned)
+        finally:  # the others are told of an error, too
+            who.meet()
+            found = who.tell(found)
+        if found is None:
+            raise typer.Exit(EXIT_MISTAKE)  # the first process has said why
+        return Run(Path(found[0])), found[1]
+
+    def _open(self, owned: ExitStack) -> tuple[str, Stage]:
+        if self.target is None:
+            run, new = create_next(Path("runs"), f"{self.plan.name}-{self.order.data.partition(':')[0]}"), True
+        elif self.way == "start" or (self.way == "either" and not os.path.lexists(self.target)):
+            run, new = _create(self.target), True
         else:
-            run = _create(self.target)
-        if not self.resumed:
+            run, new = Run(self.target), False
+            refuse_foreign(run)
+        if new:
             owned.enter_context(removed_if_empty(run))
-        owned.enter_context(owning(run))
+        # Started again, there may still be one that is on its way out.
+        owned.enter_context(owning(run, _PATIENCE if restarted() else 0))
+        if run.done:
+            return str(run.folder), "done"
         run.clean()
-        return Run(Path(who.tell(str(run.folder))))
+        return str(run.folder), "begun" if self.way == "go on" or run.checkpoints.steps() else "new"
 
 
 def start(plan: Plan, recipe: Recipe, order: Order, source: str, target: Path | None) -> Session:
     """A new run."""
     return Session(plan, recipe, order, source, target)
+
+
+def start_or_go_on(
+    plan: Plan, recipe: Recipe, order: Order, source: str, target: Path, accept_changes: bool
+) -> Session:
+    """The run in a directory, where it was begun and has a checkpoint; else a new run there."""
+    return Session(plan, recipe, order, source, target, "either", accept_changes)
 
 
 def go_on(
@@ -111,14 +146,14 @@ def go_on(
     run, mark = Run(target), Mark(f"--resume {target}")
     if not run.recipe.exists():
         raise ConfigError([Problem("is no run directory: it has no recipe.yaml", mark=mark)])
-    if run.done:
+    if run.done and not restarted():
         raise ConfigError([Problem("is done; its weights are in model.safetensors", mark=mark)])
     try:
         order = recorded_order(run.read_json("run.json")).vary(options)
     except (OSError, KeyError, TypeError) as error:
         raise ConfigError([Problem(f"its run.json cannot be read: {error}", mark=mark)]) from None
     plan = resolve(load_spec(run.spec))
-    return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, accept_changes)
+    return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, "go on", accept_changes)
 
 
 def _create(target: Path) -> Run:
@@ -129,26 +164,27 @@ def _create(target: Path) -> Run:
         raise ConfigError([Problem(f"{reason}", mark=Mark(f"--out {target}"))]) from None
 
 
-def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
+def _train(session: Session, run: Run, begun: bool, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
     order = session.order
     device = choose(order.device, who.local_rank)
     if device.type == "cpu":
         keep_freed_memory()
-    if session.resumed:
+    if begun:
         as_before(run)
-    model, material = _prepare(session, device, who, fit_batch)
+    model, material = _prepare(session, device, who, fit_batch, begun)
     saver = RunSaver(run.checkpoints, facts(material), echo, best=order.best, processes=who)
     teacher = teacher_of(order.teacher, material, device)
     state, job = assemble(
         model, material, device, processes=who, teacher=teacher, workers=order.workers,
         loggers=_loggers(run, material, order) if who.first else (), log_every=order.log_every,
-        save_every=order.save_every,
+        save_every=order.save_every, timeout=order.timeout,
     )  # fmt: skip
     try:
-        if session.resumed:
-            restore(saver, state, facts(material), Mark(f"--resume {run.folder}"), session.accept_changes)
+        if begun:
+            mark = Mark(f"--{'resume' if session.way == 'go on' else 'out'} {run.folder}")
+            restore(run, saver, state, facts(material), mark, session.accept_changes)
         if who.first:
-            _write(run, material, order, device, who, session.resumed)
+            _write(run, material, order, device, who, begun)
         stop.at_once = False
         with float32_products(material.recipe.precision, device):
             fit(state, job, saver, stop)
@@ -159,18 +195,23 @@ def _train(session: Session, run: Run, who: Processes, stop: StopRequest, fit_ba
         finish(run, state, job, material, order, stop)
 
 
-def _prepare(session: Session, device: torch.device, who: Processes, fit_batch: bool) -> tuple[Network, Material]:
+def _prepare(
+    session: Session, device: torch.device, who: Processes, fit_batch: bool, begun: bool
+) -> tuple[Network, Material]:
     """The network on the device, and what else it takes, in batches that fit into the memory. Raises ConfigError."""
     plan, recipe = session.plan, session.recipe
     try:
         check_precision(recipe.precision, device)
     except ValueError as error:
         raise recipe.error([Problem(f"{error}", ("precision",))]) from None
+    who.at("reading data")
     material = fit_together(plan, recipe, read_data(session.order, plan, recipe.eval_crop, device))
+    who.meet()
+    who.at("preparing the first step")
     _introduce(material, device, who)
     model = new_model(material.plan, recipe, device)
     material = fit_into_memory(model, material, device, who, split=fit_batch)
-    if session.source is not None and session.source.endswith(".safetensors"):
+    if session.source is not None and session.source.endswith(".safetensors") and not begun:
         count = load_weights(model, session.source)
         echo(f"starting from the weights of {session.source}: {count} tensors")
     return model, material
@@ -239,6 +280,10 @@ def _loggers(run: Run, material: Material, order: Order) -> list[Logger]:
 def _where(run: Run) -> str:
     steps = run.checkpoints.steps()
     return f"; step {steps[0]:,} is saved" if steps else "; nothing was kept"
+
+
+def _hint(run: Run) -> str:
+    return f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
 
 
 def progress(console: Console) -> Progress:

@@ -10,7 +10,17 @@ import typer
 from ..arch.resolve import resolve
 from ..config import ConfigError, Mark, Node, Problem, node_of, of_system, parse_assignments
 from ..train.recipe import Recipe, load_recipe
-from .console import EXIT_FAILURE, SPEC_ARGUMENT, VERSION_OPTION, application, fail, reporting, run, varied_spec
+from .console import (
+    EXIT_FAILURE,
+    SPEC_ARGUMENT,
+    VERSION_OPTION,
+    application,
+    fail,
+    one_of_many,
+    reporting,
+    run,
+    varied_spec,
+)
 from .order import Order
 from .schema import schema_option
 from .train_options import (
@@ -20,6 +30,7 @@ from .train_options import (
     OnBadOption,
     RecipeOption,
     StorageOption,
+    TimeoutOption,
     WorkersOption,
 )
 
@@ -46,8 +57,14 @@ def train_arch(
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Go on with a run that was stopped or killed; needs no SPEC.")
     ] = None,
+    auto_resume: Annotated[
+        bool,
+        typer.Option(
+            "--auto-resume", help="Go on with --out where it was begun, else start it: one command, again and again."
+        ),
+    ] = False,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="Let --resume go on with another recipe, or on other data.")
+        bool, typer.Option("--accept-changes", help="Let a run go on with another recipe, or on other data.")
     ] = False,
     device: DeviceOption = None,
     storage: StorageOption = None,
@@ -77,6 +94,7 @@ def train_arch(
             show_default=False,
         ),
     ] = None,
+    timeout: TimeoutOption = None,
     tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = None,
     wandb: Annotated[bool | None, typer.Option("--wandb", help="Log to Weights & Biases too.")] = None,
     schema: Annotated[bool, schema_option("recipe")] = False,
@@ -92,20 +110,25 @@ def train_arch(
     train-arch efficientnet-pico --data folder:images --epochs 2 --out runs/first
     train-arch --resume runs/first
     torchrun --nproc-per-node 2 --no-python train-arch efficientnet-pico
+    torchrun --nproc-per-node 2 --max-restarts 3 --no-python train-arch efficientnet-pico --out runs/first
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
     with reporting("nothing was trained."):
         options: dict[str, Any] = {
             "data": data, "workers": workers, "save_every": save_every, "log_every": log_every, "best": best,
             "teacher": None if teacher is None else str(teacher), "tensorboard": tensorboard, "wandb": wandb,
             "report": report, "device": device and device.value, "storage": storage and storage.value,
-            "on_bad": on_bad and on_bad.value,
+            "on_bad": on_bad and on_bad.value, "timeout": timeout,
         }  # fmt: skip
         changes = recipe_changes(epochs, assignments or ())
-        from .session import go_on, start
+        from .resuming import restarted, to_be_restarted
+        from .session import go_on, start, start_or_go_on
 
+        if to_be_restarted() and out is None and resume is None:
+            message = "needs --out RUN, or --resume RUN: processes that are started anew must know their run"
+            raise ConfigError([Problem(message, mark=Mark("torchrun --max-restarts"))])
         try:
             if resume is not None:
-                refused = {"SPEC": spec, "--out": out, "--resolution": resolution}
+                refused = {"SPEC": spec, "--out": out, "--resolution": resolution, "--auto-resume": auto_resume or None}
                 _refuse([name for name, value in refused.items() if value is not None])
                 session = go_on(resume, options, recipe, changes, accept_changes)
             elif spec is None:
@@ -113,14 +136,21 @@ def train_arch(
             else:
                 plan = resolve(varied_spec(spec, resolution=resolution)[0])
                 order = Order().vary(options)
-                session = start(plan, choose_recipe(recipe, order.data, changes), order, spec, out)
+                chosen = choose_recipe(recipe, order.data, changes)
+                if out is not None and (auto_resume or restarted()):
+                    session = start_or_go_on(plan, chosen, order, spec, out, accept_changes)
+                elif auto_resume:
+                    raise ConfigError([Problem("needs --out RUN", mark=Mark("--auto-resume"))])
+                else:
+                    session = start(plan, chosen, order, spec, out)
             session.train(fit_batch=fit_batch)
         except OSError as error:
-            raise fail(of_system(error), EXIT_FAILURE) from None
+            raise fail(of_system(error), EXIT_FAILURE, own=True) from None
 
 
 def main() -> None:
     """Entry point of `train-arch`."""
+    one_of_many()
     run(app, "train-arch")
 
 

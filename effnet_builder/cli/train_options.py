@@ -65,3 +65,14 @@ OnBadOption = Annotated[
         show_default=False,
     ),
 ]
+TimeoutOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        max=86_400,
+        metavar="SECONDS",
+        help="How long to wait for another process, of the run or one that decodes images, that gives no answer.  "
+        "[default: 300]",
+        show_default=False,
+    ),
+]

@@ -53,7 +53,7 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
     for logger in job.loggers:
         logger.go_back(state.step, state.history)
     if saver is not None and state.step == 0:
-        saver.save(state)  # so that a disk that cannot be written is found before the first step
+        _save(state, job, saver)  # so that a disk that cannot be written is found before the first step
     while not finished(job.recipe, state.history):
         try:
             train_one_epoch(state, job, saver, stop)
@@ -61,14 +61,16 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
         except _NotFinite:
             _go_back(state, job, saver)
             continue
-        except (Stopped, DataError) as stopped:
+        except Stopped:
             if saver is not None:
-                saver.save(state)
-            if isinstance(stopped, Stopped):  # all are here; where one ends, torchrun ends the others while they save
-                job.processes.any(False)
+                _save(state, job, saver)
+            raise
+        except DataError:
+            if saver is not None:
+                saver.save(state)  # the other processes are elsewhere, and there is none to wait for
             raise
         if saver is not None:
-            saver.save(state)
+            _save(state, job, saver)
 
 
 def finished(recipe: Recipe, history: Sequence[EpochMetrics]) -> bool:
@@ -96,6 +98,7 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
     with closing(_timed(state.clock, job.train, [batch[rows] for batch in batches[done:]])) as loaded:
         for images, labels, index in loaded:
             batch = Rows(images, labels, index, rows, len(batches[0]), epoch)
+            job.processes.at("training", state.step + 1)
             norm = train_step(state, job, stage, batch)
             state.step += 1
             step = state.step - epoch * len(batches)
@@ -108,15 +111,18 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
             if report:
                 _report(state, job, epoch, norm)
             if saver is not None and save:
-                saver.save(state)
+                _save(state, job, saver)
+            job.processes.at("asking whether to stop")
             if stop.anywhere(job.processes):
                 raise Stopped
+            job.processes.at("waiting for images", state.step + 1)
     _check(state, recipe)
 
 
 def end_epoch(state: State, job: Job, stop: StopRequest) -> None:
     """Validate, and write the epoch into the history. Raises Stopped."""
     start = time.perf_counter()
+    job.processes.at("evaluating", state.step)
     how = job.evaluation
     raw = measure(predict(state.model, job.valid, how, stop), job.num_classes)
     average = None
@@ -180,9 +186,16 @@ def _go_back(state: State, job: Job, saver: Saver | None) -> None:
     saver.restore(state)
     state.counters.skipped[1:].zero_()  # it may have been saved within such a row
     state.went_back = True
-    saver.save(state)
+    _save(state, job, saver)
     for logger in job.loggers:
         logger.go_back(state.step, state.history)
+
+
+def _save(state: State, job: Job, saver: Saver) -> None:
+    """Keep the state; the processes that write nothing wait until it is written, so long as the disk needs."""
+    job.processes.at("saving")
+    saver.save(state)
+    job.processes.meet()
 
 
 def _report(state: State, job: Job, epoch: int, norm: Tensor) -> None:

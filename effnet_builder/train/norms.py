@@ -1,8 +1,11 @@
-"""The buffers of a module that training changes, as tensors: to restore them, and to average them over processes."""
+"""Norms over processes: the buffers that training changes, as tensors; batch norm over the batch of all processes."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 
@@ -27,6 +30,69 @@ class NormStatistics:
         """If the step is bad, the whole numbers become what they were when this was made; the device decides."""
         if self.counts:
             _fill(self.counts, torch.where(bad, self.counted, _flat(self.counts)))
+
+
+class SyncBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm whose mean and variance in training are those of the images of all processes, on any device.
+
+    From n, the sum of x and the sum of x^2 of each process, in one exchange: `mean = sum(x) / n`, `var = sum(x^2) / n -
+    mean^2`, `y = (x - mean) / sqrt(var + eps) * weight + bias`. All processes must run the same layers.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's name)
+        """(N, C, H, W) to the same shape and type."""
+        # Without gradients it is no step of training, and each process measures statistics for itself.
+        if not (self.training and torch.is_grad_enabled()):
+            return super().forward(input)
+        mean, var, n = _moments(input.float() if input.dtype in (torch.float16, torch.bfloat16) else input)
+        if self.num_batches_tracked is not None:
+            self.num_batches_tracked.add_(1)
+        if self.running_mean is not None and self.running_var is not None and self.momentum is not None:
+            with torch.no_grad():
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+                self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), self.momentum)
+        scale = self.weight * (var + self.eps).rsqrt().to(self.weight.dtype)
+        shift = self.bias - mean.to(scale.dtype) * scale
+        return (input * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(input.dtype)
+
+
+def synchronize_norms(model: nn.Module) -> None:
+    """Make every batch norm of a module one over all processes, in place: names and tensors stay."""
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = SyncBatchNorm2d  # a new module would be another one for those who hold the old
+
+
+def _moments(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (C,), variance (C,) and count () over the images (N, C, H, W) of all processes, in float64.
+
+    In float64, because a difference of large sums is taken; they are small tensors.
+    """
+    var, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    var, mean = var.double(), mean.double()
+    n = x.numel() // x.shape[1]
+    sums = torch.cat([mean * n, (var + mean.square()) * n, mean.new_full((1,), n)])
+    total: Tensor = _Sum.apply(sums)
+    mean, square = total[:-1].div(total[-1]).chunk(2)
+    return mean, square - mean.square(), total[-1].detach()
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes. What each process makes of it depends on the parts of all."""
+
+    @staticmethod
+    def forward(ctx: Any, part: Tensor) -> Tensor:
+        return _summed(part)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _summed(gradient)
+
+
+def _summed(part: Tensor) -> Tensor:
+    total = part.clone()
+    dist.all_reduce(total)
+    return total
 
 
 def _flat(buffers: list[Tensor]) -> Tensor:

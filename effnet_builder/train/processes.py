@@ -6,18 +6,31 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeAlias, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from .company import Company, Lost, own_store
 
 T = TypeVar("T")
 Forward: TypeAlias = Callable[[Tensor], Tensor]
 
-_TIMEOUT = timedelta(minutes=10)
+
+@dataclass
+class Place:
+    """What a process is at, to be said where it loses the others."""
+
+    doing: str = "meeting the others"
+    step: int | None = None
+
+    def __str__(self) -> str:
+        return ("" if self.step is None else f" at step {self.step:,},") + f" while {self.doing}"
 
 
 @dataclass(frozen=True)
@@ -28,11 +41,24 @@ class Processes:
     local_rank: int = 0
     count: int = 1
     control: dist.ProcessGroup | None = None
+    company: Company | None = None
+    place: Place = field(default_factory=Place)
 
     @property
     def first(self) -> bool:
         """Whether this is the one that writes and prints."""
         return self.rank == 0
+
+    def at(self, doing: str, step: int | None = None) -> None:
+        """Note what comes now, and the step where it is another one."""
+        self.place.doing = doing
+        if step is not None:
+            self.place.step = step
+
+    def meet(self) -> None:
+        """Wait for all, as long as what they are at may take: after what one does alone, or some do slowly."""
+        if self.company is not None:
+            self.company.meet()
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process; all must ask."""
@@ -52,18 +78,18 @@ class Processes:
             dist.all_reduce(tensor)
         return tensor
 
-    def tell(self, value: T | None) -> T:
+    def tell(self, value: T) -> T:
         """The first process's value, for all."""
         said = [value]
         if self.count > 1:
             dist.broadcast_object_list(said, src=0, group=self.control)
-        assert said[0] is not None
         return said[0]
 
     def share(self, model: Forward, device: torch.device) -> Forward:
         """A module whose gradients are averaged over the processes in backward; itself where there is one."""
         if self.count == 1:
             return model
+        self.meet()  # what follows are sums, and one may have been at work alone
         # Statistics of batch norm are averaged by the loop, in one sum with the rest, so that all processes have equal
         # ones after a step and not only at the start of the next.
         ids = [device.index] if device.type == "cuda" else None
@@ -82,18 +108,52 @@ ALONE = Processes()
 
 
 @contextmanager
-def processes(device_name: str) -> Iterator[Processes]:
-    """The place of this process among those of torchrun, or alone. They talk by Gloo on CPUs, by NCCL on CUDA."""
-    count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+def processes(device_name: str, timeout: float) -> Iterator[Processes]:
+    """The place of this process among those of torchrun, or alone. They talk by Gloo on CPUs, by NCCL on CUDA.
+
+    Raises Lost where others are gone, or give no answer for `timeout` seconds. Nothing can then be done but to leave.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
-    dist.init_process_group("nccl" if cuda else "gloo", timeout=_TIMEOUT)
+    place = Place()
     try:
-        control: dist.ProcessGroup | None = None
-        if cuda:
-            control = dist.new_group(backend="gloo", timeout=_TIMEOUT)  # type: ignore[assignment]
-        yield Processes(dist.get_rank(), int(os.environ.get("LOCAL_RANK", "0")), count, control)
-    finally:
-        dist.destroy_process_group()
+        who = _join(device_name, timeout, place)
+        yield who
+    except Lost as error:
+        raise Lost(f"{error}{place}") from None
+    except RuntimeError as error:
+        reason = _reason(error, timeout)
+        if reason is None:
+            raise
+        raise Lost(f"{reason}{place}") from None
+    # Not after an error: to take leave of a process that is stopped would be to wait for it.
+    assert who.company is not None
+    who.company.end()
+    dist.destroy_process_group()
+
+
+def _join(device_name: str, timeout: float, place: Place) -> Processes:
+    cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
+    silence = timedelta(seconds=timeout)
+    store, rank, count = next(rendezvous("env://", timeout=silence))
+    store = own_store(store, rank, count, timeout)
+    # NCCL ends a process that waits too long, without a sentence: Gloo, by which each step is agreed upon, comes first.
+    dist.init_process_group(
+        "nccl" if cuda else "gloo",
+        store=store, rank=rank, world_size=count, timeout=2 * silence if cuda else silence,
+    )  # fmt: skip
+    control: dist.ProcessGroup | None = None
+    if cuda:
+        control = dist.new_group(backend="gloo", timeout=silence)  # type: ignore[assignment]
+    company = Company(PrefixStore("company", store), rank, count, timeout)
+    return Processes(rank, int(os.environ.get("LOCAL_RANK", "0")), count, control, company, place)
+
+
+def _reason(error: RuntimeError, timeout: float) -> str | None:
+    """What an error says of the other processes; None where it is not about them. Gloo has no type of its own."""
+    if not isinstance(error, dist.DistError) and "gloo/" not in str(error):
+        return None
+    if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+        return f"no answer from the others for {timeout:g} s"
+    return "another process is gone"

@@ -91,6 +91,11 @@ class Recipe(StrictModel):
         le=10_000_000,
         description="training images from which the statistics of batch norms are measured anew for what is kept",
     )
+    sync_batch_norm: bool = Field(
+        False,
+        description="take the statistics of batch norms over the images of all processes, of a micro-batch where there "
+        "is accumulate; otherwise each process has its own in a step",
+    )
     accumulate: int = Field(
         1, ge=1, le=65_536, description="parts that a batch goes through the network in, to need less memory"
     )

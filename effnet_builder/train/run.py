@@ -9,17 +9,24 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ..config import write_whole
 from .checkpoint import Checkpoints
 
 _LOCK = ".lock"
 _UNFINISHED = re.compile(r"\.[\w-]+\.[a-z]+\.\w+")  # see tensors.write_tensors and config.write_whole
+_POLL = 0.2  # seconds
+# What a run has before its first checkpoint.
+_FIRST = (
+    _LOCK, "spec.yaml", "recipe.yaml", "plan.json", "run.json", "metrics.csv", "times.csv", "metrics.jsonl",
+    "checkpoints", "tensorboard", "wandb",
+)  # fmt: skip
 
 
 class Busy(OSError):  # noqa: N818
@@ -64,6 +71,12 @@ class Run:
                 if _UNFINISHED.fullmatch(path.name):
                     path.unlink(missing_ok=True)
 
+    def foreign(self) -> list[str]:
+        """The names in it that are not those of a run that was killed before its first checkpoint."""
+        names = sorted(os.listdir(self.folder))
+        unfinished = tuple(f".{name}." for name in _FIRST)  # see config.write_whole
+        return [name for name in names if name not in _FIRST and not name.startswith(unfinished)]
+
     def write_json(self, name: str, value: object) -> None:
         """Write a file of the run. Raises OSError."""
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
@@ -101,19 +114,30 @@ def create_next(folder: Path, name: str) -> Run:
 
 
 @contextmanager
-def owning(run: Run) -> Iterator[None]:
-    """Keep others out of a run until the end of the process, however it ends. Raises Busy where another has it."""
-    path = run.folder / _LOCK
+def owning(run: Run, patience: float = 0) -> Iterator[None]:
+    """Keep others out of a run until the end of the process, however it ends.
+
+    Raises Busy where another still has it after `patience` seconds.
+    """
+    path, latest = run.folder / _LOCK, time.monotonic() + patience
     with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise Busy(f"{run.folder}: another process is at work on it ({file.read().strip() or 'unknown'})") from None
+        while not _locked(file):
+            if time.monotonic() >= latest:
+                file.seek(0)
+                raise Busy(f"{run.folder}: another process is at work on it ({file.read().strip() or 'unknown'})")
+            time.sleep(_POLL)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield  # the file stays: another process may have it open already, and would then lock one that has no name
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

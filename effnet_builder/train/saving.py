@@ -51,9 +51,14 @@ class RunSaver:
         """Continue from the newest checkpoint that is whole. Raises NothingKept."""
         state.load(self.newest())
 
-    def newest(self) -> Checkpoint:
-        """The newest checkpoint that is whole, the same one in all processes. Raises NothingKept."""
-        found = next(self._good(), None) if self.processes.first else None
+    def newest(self, belongs: Callable[[Checkpoint], bool] | None = None) -> Checkpoint:
+        """The newest checkpoint that is whole, of those that belong here if any do; the same one in all processes.
+
+        Raises NothingKept.
+        """
+        self.processes.at("reading the last checkpoint")
+        found = self._found(belongs) if self.processes.first else None
+        self.processes.meet()
         step = self.processes.tell(-1 if found is None else found[0])
         if step < 0:
             raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")
@@ -63,6 +68,16 @@ class RunSaver:
         with contextlib.suppress(OSError):
             return "".join(f"; the last one is of step {step:,}" for step in self.checkpoints.steps()[:1])
         return ""  # the disk does not say
+
+    def _found(self, belongs: Callable[[Checkpoint], bool] | None) -> tuple[int, Checkpoint] | None:
+        others: list[tuple[int, Checkpoint]] = []
+        for step, checkpoint in self._good():
+            if belongs is None or belongs(checkpoint):
+                for other, _ in others:
+                    self.say(f"{self.checkpoints.path(other)}: is of another run; going on from an older one")
+                return step, checkpoint
+            others.append((step, checkpoint))
+        return others[0] if others else None
 
     def _good(self) -> Iterator[tuple[int, Checkpoint]]:
         for step, checkpoint in self.checkpoints.newest():

@@ -64,12 +64,25 @@ class Evil:
         return os.mkdir, (self.canary,)
 
 
-def test_one_of_another_run_is_refused(bench: Bench, stopped: Path, tmp_path: Path) -> None:
+def test_one_of_another_run_is_passed_over(bench: Bench, stopped: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
-    assert command(bench.place.start(other, "--set", "seed=1", "--epochs", "1"), tmp_path).code == 0
-    shutil.copy(Run(other).checkpoints.path(4), Run(stopped).checkpoints.path(10))
+    at_ten = Fault("effnet_builder.train.engine:train_step", 10, "SIGTERM")
+    assert command(bench.place.start(other, "--set", "seed=1"), tmp_path, at_ten).code == 143
+    path = Run(stopped).checkpoints.path(10)
+    shutil.copy(Run(other).checkpoints.path(10), path)
     ended = command(["--resume", stopped], tmp_path)
-    assert ended.code == 2
+    assert ended.code == 0, ended.said()
+    assert f"{path}: is of another run; going on from an older one" in ended.out
+    assert not differences(stopped, bench.expected)
+
+
+def test_a_directory_of_another_runs_checkpoints_is_refused(bench: Bench, stopped: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    assert command(bench.place.start(other, "--set", "seed=1"), tmp_path).code == 0
+    shutil.rmtree(stopped / "checkpoints")
+    shutil.copytree(other / "checkpoints", stopped / "checkpoints")
+    ended = command(["--resume", stopped], tmp_path)
+    assert ended.code == 2, ended.said()
     assert "recipe.yaml: -seed: 1" in ended.err
 
 

@@ -118,3 +118,8 @@ def test_muon_in_a_recipe(write_yaml: WriteYaml) -> None:
     with pytest.raises(ConfigError, match="nesterov needs a momentum above 0"):
         load_recipe("notebook", muon | {"optimizer.momentum": 0.0, "optimizer.nesterov": True})
     assert load_recipe("notebook", muon | {"optimizer.momentum": 0.0})
+
+
+def test_exchanges_are_not_compiled() -> None:
+    with pytest.raises(ConfigError, match="compile = true: does not go with sync_batch_norm"):
+        load_recipe("notebook", {"compile": True, "sync_batch_norm": True})

@@ -27,6 +27,7 @@ def test_the_notebooks_configuration() -> None:
     assert recipe.model_dump(exclude={"name", "description", "source"}) == {
         **dict.fromkeys(("progressive", "dropout", "drop_path_rate", "distill", "early_stop", "norm_images")),
         "keep": "last",
+        "sync_batch_norm": False,
         "accumulate": 1,
         "precision": "fp32",
         "channels_last": True,

@@ -43,7 +43,7 @@ def _as_torchrun_says(rank: int, count: int, port: int) -> None:
 def one_of(rank: int, count: int, port: int, work: Work, folder: Path) -> None:
     """What torchrun tells a process, and the work in it."""
     _as_torchrun_says(rank, count, port)
-    with processes("cpu", TIMEOUT) as who:
+    with processes(torch.device("cpu"), TIMEOUT) as who:
         torch.save(work(who, folder), folder / f"result-{rank}")
 
 

@@ -20,6 +20,7 @@ from effnet_builder.cli.evaluate import app as eval_app
 from effnet_builder.cli.predict import app as predict_app
 from effnet_builder.cli.train import app as train_app
 from effnet_builder.train.data import load_dataset
+from effnet_builder.train.images import DataError
 from effnet_builder.train.recipe import load_recipe
 
 SMALL = "extends: efficientnet-pico\nname: small\nscaling: {width: 0.2, depth: 0.1, resolution: 16}\n"
@@ -147,6 +148,16 @@ def test_mistakes(run: Path, arguments: list[str], message: str) -> None:
     result = eval_arch(*(argument.format(run=run) for argument in arguments))
     assert (result.exit_code, "Traceback" in result.output) == (2, False), result.output
     assert message in result.stderr
+
+
+def test_images_that_are_gone_meanwhile_are_a_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: object) -> None:
+        raise DataError("images/7.png cannot be read: No such file or directory")
+
+    monkeypatch.setattr("effnet_builder.train.predictions.predict", gone)
+    result = eval_arch(run)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "images/7.png cannot be read: No such file or directory\n"
 
 
 def test_classes_with_other_names_are_refused(run: Path, tmp_path: Path) -> None:

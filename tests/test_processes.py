@@ -213,10 +213,10 @@ def test_what_they_tell_each_other(tmp_path: Path) -> None:
 
 def test_without_torchrun_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WORLD_SIZE", raising=False)
-    with processes("cpu", TIMEOUT) as who:
+    with processes(torch.device("cpu"), TIMEOUT) as who:
         assert who is ALONE
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with processes("cpu", TIMEOUT) as who:
+    with processes(torch.device("cpu"), TIMEOUT) as who:
         assert who is ALONE
 
 

@@ -27,6 +27,7 @@ def test_the_notebooks_configuration() -> None:
     assert recipe.model_dump(exclude={"name", "description", "source"}) == {
         **dict.fromkeys(("progressive", "dropout", "drop_path_rate", "distill", "early_stop", "norm_images")),
         "keep": "last",
+        "sync_batch_norm": False,
         "accumulate": 1,
         "precision": "fp32",
         "channels_last": True,
@@ -118,3 +119,8 @@ def test_muon_in_a_recipe(write_yaml: WriteYaml) -> None:
     with pytest.raises(ConfigError, match="nesterov needs a momentum above 0"):
         load_recipe("notebook", muon | {"optimizer.momentum": 0.0, "optimizer.nesterov": True})
     assert load_recipe("notebook", muon | {"optimizer.momentum": 0.0})
+
+
+def test_exchanges_are_not_compiled() -> None:
+    with pytest.raises(ConfigError, match="compile = true: does not go with sync_batch_norm"):
+        load_recipe("notebook", {"compile": True, "sync_batch_norm": True})

@@ -160,14 +160,18 @@ def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: to
     return state.history[-1].kept_accuracy
 
 
-def choose(name: str, local_rank: int = 0) -> torch.device:
+def choose(name: str) -> torch.device:
     """The device of `--device`; of several, the one of this process."""
+    import torch
+
     from ..train.device import choose_device
+    from ..train.processes import local_rank
 
     try:
-        return choose_device(name, local_rank)
+        return choose_device(name, local_rank())
     except ValueError as error:
-        raise fail(f"--device {name}: {error}", own=True) from None
+        own = torch.cuda.is_available() or local_rank() == 0  # all lack a device, or those that are too many
+        raise fail(f"--device {name}: {error}", own=own) from None
 
 
 def given_normalization(recipe: Recipe, channels: int) -> Normalize | None:

@@ -133,9 +133,9 @@ def _evaluate(
     if trained.order is None and options["data"] is None:
         raise ConfigError([Problem("missing: a file of weights does not say on which data", mark=Mark("--data"))])
     order = (trained.order or Order()).vary(options)
-    with processes(order.device, order.timeout) as who:
+    where = choose(order.device)
+    with processes(where, order.timeout) as who:
         how = replace(how_to_evaluate(trained, batch_size), views=views, processes=who)
-        where = choose(order.device, who.local_rank)
         model = to_device(trained.model, where, channels_last=how.channels_last)
         who.at("reading data")
         dataset = read_data(order, trained.plan, how.inputs.eval_crop, where)

@@ -66,11 +66,12 @@ class Session:
     def train(self, *, fit_batch: bool) -> None:
         """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
         stop, run = StopRequest(at_once=True), None
+        device = choose(self.order.device)
         try:
-            with processes(self.order.device, self.order.timeout) as who, stop.listening(), ExitStack() as owned:
+            with processes(device, self.order.timeout) as who, stop.listening(), ExitStack() as owned:
                 run, stage = self._own(who, owned)
                 if stage != "done":
-                    self._train(run, stage == "begun", who, stop, fit_batch)
+                    self._train(run, stage == "begun", device, who, stop, fit_batch)
         except Lost as lost:
             leave(f"{lost}" if run is None else f"{lost}{_where(run)}{_hint(run)}")
         echo(
@@ -80,9 +81,11 @@ class Session:
             bold=True,
         )
 
-    def _train(self, run: Run, begun: bool, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
+    def _train(
+        self, run: Run, begun: bool, device: torch.device, who: Processes, stop: StopRequest, fit_batch: bool
+    ) -> None:
         try:
-            _train(self, run, begun, who, stop, fit_batch)
+            _train(self, run, begun, device, who, stop, fit_batch)
         except (Stopped, SystemExit):
             assert stop.signal is not None
             raise fail(f"stopped by {stop.signal.name}{_where(run)}{_hint(run)}", 128 + stop.signal) from None
@@ -164,9 +167,10 @@ def _create(target: Path) -> Run:
         raise ConfigError([Problem(f"{reason}", mark=Mark(f"--out {target}"))]) from None
 
 
-def _train(session: Session, run: Run, begun: bool, who: Processes, stop: StopRequest, fit_batch: bool) -> None:
+def _train(
+    session: Session, run: Run, begun: bool, device: torch.device, who: Processes, stop: StopRequest, fit_batch: bool
+) -> None:
     order = session.order
-    device = choose(order.device, who.local_rank)
     if device.type == "cpu":
         keep_freed_memory()
     if begun:

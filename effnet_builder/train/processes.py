@@ -38,7 +38,6 @@ class Processes:
     """One of `count` processes; `control` is for what the host must know without waiting for a CUDA device."""
 
     rank: int = 0
-    local_rank: int = 0
     count: int = 1
     control: dist.ProcessGroup | None = None
     company: Company | None = None
@@ -107,8 +106,13 @@ class Processes:
 ALONE = Processes()
 
 
+def local_rank() -> int:
+    """The number of this process among those of its machine."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 @contextmanager
-def processes(device_name: str, timeout: float) -> Iterator[Processes]:
+def processes(device: torch.device, timeout: float) -> Iterator[Processes]:
     """The place of this process among those of torchrun, or alone. They talk by Gloo on CPUs, by NCCL on CUDA.
 
     Raises Lost where others are gone, or give no answer for `timeout` seconds. Nothing can then be done but to leave.
@@ -118,7 +122,7 @@ def processes(device_name: str, timeout: float) -> Iterator[Processes]:
         return
     place = Place()
     try:
-        who = _join(device_name, timeout, place)
+        who = _join(device, timeout, place)
         yield who
     except Lost as error:
         raise Lost(f"{error}{place}") from None
@@ -133,8 +137,8 @@ def processes(device_name: str, timeout: float) -> Iterator[Processes]:
     dist.destroy_process_group()
 
 
-def _join(device_name: str, timeout: float, place: Place) -> Processes:
-    cuda = device_name == "cuda" or (device_name == "auto" and torch.cuda.is_available())
+def _join(device: torch.device, timeout: float, place: Place) -> Processes:
+    cuda = device.type == "cuda"
     silence = timedelta(seconds=timeout)
     store, rank, count = next(rendezvous("env://", timeout=silence))
     store = own_store(store, rank, count, timeout)
@@ -147,7 +151,7 @@ def _join(device_name: str, timeout: float, place: Place) -> Processes:
     if cuda:
         control = dist.new_group(backend="gloo", timeout=silence)  # type: ignore[assignment]
     company = Company(PrefixStore("company", store), rank, count, timeout)
-    return Processes(rank, int(os.environ.get("LOCAL_RANK", "0")), count, control, company, place)
+    return Processes(rank, count, control, company, place)
 
 
 def _reason(error: RuntimeError, timeout: float) -> str | None:

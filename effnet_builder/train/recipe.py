@@ -116,8 +116,10 @@ class Recipe(StrictModel):
     seed: int = Field(0, ge=0, le=2**32 - 1, description="of split, order, augmentation, weights and dropout")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
-        """A warm-up that the run ends in, and what would grow in stages but has no end."""
+        """A warm-up that the run ends in, what is not compiled, and what would grow in stages but has no end."""
         yield from ((f"schedule.{name}", reason) for name, reason in endless_climb(self.schedule, self.epochs))
+        if self.compile and self.sync_batch_norm:
+            yield "compile", "does not go with sync_batch_norm, whose exchanges cannot be compiled"
         grow, policy = self.progressive, self.augment.policy
         if grow is None:
             return

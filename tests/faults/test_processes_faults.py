@@ -119,6 +119,17 @@ def test_a_mistake_of_all_is_said_once(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SPEC)
+    arguments = [str(tmp_path / "small.yaml"), *OPTIONS, "--device", "cuda", "--out", str(tmp_path / "run")]
+    port, fault = free_port(), (0, "train_step", 1, "SIGKILL")
+    both = [SERVER.Process(target=faulty_command, args=(i, port, arguments, fault, tmp_path)) for i in (0, 1)]
+    assert codes_of(both) == [2, 2]
+    said = [(tmp_path / f"said-{i}").read_text() for i in (0, 1)]
+    assert said == ["process 0 of 2: --device cuda: torch finds no CUDA device here\n", ""]
+
+
 # Starting again
 
 

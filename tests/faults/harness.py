@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import importlib
@@ -192,8 +193,9 @@ def _command(
     try:
         importlib.import_module(f"effnet_builder.cli.{program}").main()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError):
+                stream.flush()
 
 
 def harm(fault: Fault) -> None:

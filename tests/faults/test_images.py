@@ -199,6 +199,6 @@ def test_what_may_not_be_read_is_named(place: Place, images: Path, tmp_path: Pat
     assert ended.err.startswith(f"{victim}: not a readable image: Permission denied\n")
     victim.chmod(0o644)
     closed.mkdir(mode=0)
-    ended = command(place.start(out / "run", data=images), tmp_path, other)
+    ended = command(place.start(out / "again", data=images), tmp_path, other)
     assert ended.code == 2, ended.said()
     assert ended.err.startswith(f"--data folder:{images}: {closed}: Permission denied\n")

@@ -37,6 +37,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
                 temporary.unlink(missing_ok=True)
 
 
+def finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every number in them is one."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
 def _of_system(error: SafetensorError) -> OSError:
     """What the library wraps: `I/O error: No space left on device (os error 28)`."""
     number = re.search(r"os error ([0-9]+)", str(error))

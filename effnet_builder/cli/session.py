@@ -25,6 +25,7 @@ from ..train.data import DataError, Dataset, load_dataset, place
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger, Tolerant
 from ..train.precision import check_precision, float32_products
+from ..train.probe import is_out_of_memory
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe, load_recipe
 from ..train.run import Run, create, create_next, owning, removed_if_empty
@@ -32,10 +33,10 @@ from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
 from ..train.storage import OnBad, Storage
-from .compose import Material, assemble, choose, fit_together, new_model, out_of_memory
+from .compose import Material, assemble, choose, fit_together, new_model
 from .console import EXIT_FAILURE, echo, fail, mute
 from .finish import finish
-from .memory import fit_into_memory
+from .memory import fit_into_memory, out_of_memory
 from .order import Order, record, recorded_order
 from .resuming import as_before, facts, restore
 from .teaching import teacher_of
@@ -77,8 +78,10 @@ class Session:
                 raise fail(f"{error}{_where(run)}", EXIT_FAILURE) from None
             except OSError as error:
                 raise fail(f"{of_system(error)}{_where(run)}", EXIT_FAILURE) from None
-            except torch.OutOfMemoryError:
-                raise out_of_memory(self.plan, self.recipe) from None
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise fail(f"{out_of_memory(self.plan, self.recipe, who)}{_where(run)}", EXIT_FAILURE) from None
         echo(f"wrote {printable(str(run.folder))}", bold=True)
 
     def _own(self, who: Processes, owned: ExitStack) -> Run:

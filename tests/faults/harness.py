@@ -97,7 +97,8 @@ class Fault:
 
     `target` is `module:name` as the module that calls it knows it, `what` a signal (`SIGKILL`, `SIGINT,SIGTERM`), an
     errno to raise (`ENOSPC`), `FULL` for a disk without room for larger files than 50 kB from then on, `ROOM` for its
-    end, `SLEEP` for a minute, or `DO` and statements of Python.
+    end, `SLEEP` for a minute, `DO` and statements of Python,
+    or `TIMES nan`, which multiplies what it returns.
     """
 
     target: str
@@ -210,9 +211,11 @@ def harm(fault: Fault) -> None:
     def harmed(*given: Any, **options: Any) -> Any:
         calls[0] += 1
         now = calls[0] == fault.call
-        if now and not fault.late:
+        if now and not fault.late and not fault.what.startswith("TIMES "):
             _happen(fault.what)
         result = real(*given, **options)
+        if now and fault.what.startswith("TIMES "):
+            return result * float(fault.what.removeprefix("TIMES "))
         if now and fault.late:
             _happen(fault.what)
         return result

@@ -68,6 +68,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def finite(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether every number in them is one."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors.values())
+
+
 def tensors_header(table: Mapping[str, tuple[str, Sequence[int], int]], metadata: Mapping[str, str]) -> bytes:
     """The start of a .safetensors file: dtype, shape and bytes of the tensors, which follow in this order."""
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}

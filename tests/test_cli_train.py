@@ -206,10 +206,10 @@ def test_a_spec_in_any_script_is_kept_in_any_locale(write_yaml: WriteYaml, tmp_p
 
 
 def test_a_network_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("effnet_builder.train.data.free_memory", lambda: 1_000_000)
+    monkeypatch.setattr("effnet_builder.cli.memory.free_memory", lambda: 1_000_000)
     result = train_arch("efficientnet-pico", "--out", tmp_path / "run")
     assert result.exit_code == 2
-    assert "weights, gradients and momentum need 4.137 MB of memory, 1.000 MB are free" in result.stderr
+    assert "weights, gradients and optimizer need 5.516 MB of memory, 1.000 MB are free" in result.stderr
     assert not os.listdir(tmp_path)
 
 

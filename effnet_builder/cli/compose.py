@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..arch.analysis import analyze
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
-from ..arch.summary import si
 from ..config import ConfigError, Mark, Problem
 from ..train.recipe import Normalize, Recipe
 from .console import EXIT_FAILURE, echo, fail
@@ -17,7 +15,6 @@ from .order import Order
 
 if TYPE_CHECKING:
     import torch
-    import typer
     from torch import nn
 
     from ..models.network import Network
@@ -76,10 +73,10 @@ def new_model(plan: Plan, recipe: Recipe, device: torch.device) -> Network:
     import torch
 
     from ..models.network import Network
-    from ..train.data import free_memory
     from ..train.device import to_device
+    from .memory import check_weights
 
-    _check_memory(plan, free_memory())
+    check_weights(plan)
     torch.manual_seed(recipe.seed)
     model = Network(plan)
     to_device(model, device, channels_last=recipe.channels_last)
@@ -144,10 +141,10 @@ def assemble(
 
 def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: torch.device) -> float | None:
     """Train new weights: accuracy on the validation images, None where the loss diverged. Raises ConfigError."""
-    import torch
-
     from ..train.engine import Diverged, fit
+    from ..train.probe import is_out_of_memory
     from ..train.stopping import StopRequest
+    from .memory import out_of_memory
 
     material = fit_together(plan, recipe, dataset)
     state, job = assemble(new_model(material.plan, recipe, device), material, device)
@@ -155,8 +152,10 @@ def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: to
         fit(state, job, None, StopRequest())
     except Diverged:
         return None
-    except torch.OutOfMemoryError:
-        raise out_of_memory(plan, recipe) from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise fail(out_of_memory(plan, recipe), EXIT_FAILURE) from None
     return state.history[-1].kept_accuracy
 
 
@@ -180,17 +179,3 @@ def given_normalization(recipe: Recipe, channels: int) -> Normalize | None:
     if given is not None and len(given.mean) != channels:
         raise recipe.error([Problem(f"has {len(given.mean)} channels, the network takes {channels}", ("normalize",))])
     return given
-
-
-def out_of_memory(plan: Plan, recipe: Recipe) -> typer.Exit:
-    """One sentence, with what the batch needs."""
-    need = si(recipe.batch_size * analyze(plan).training_bytes_per_image, "B")
-    return fail(f"out of memory: a batch of {recipe.batch_size} images keeps about {need}", EXIT_FAILURE, own=True)
-
-
-def _check_memory(plan: Plan, free: int | None) -> None:
-    """Refuse a network whose weights, gradients and momentum do not fit."""
-    needed = 3 * analyze(plan).weight_bytes
-    if free is not None and needed > free:
-        message = f"weights, gradients and momentum need {si(needed, 'B')} of memory, {si(free, 'B')} are free"
-        raise ConfigError([Problem(message, mark=Mark(plan.name))])

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..models.files import write_weights
+from ..tensors import finite
 from ..train.batches import epoch_batches
 from ..train.checkpoint import Damaged, read
+from ..train.engine import Diverged
 from ..train.evaluation import recompute_norm_statistics
 from ..train.job import Job
 from ..train.loading import Loader
@@ -26,13 +28,15 @@ from .reporting import write_report
 
 
 def finish(run: Run, state: State, job: Job, material: Material, order: Order, stop: StopRequest) -> None:
-    """Test what is kept, and write weights, result and report. Raises Stopped, OSError."""
+    """Test what is kept, and write weights, result and report. Raises Stopped, Diverged, OSError."""
     recipe, dataset = job.recipe, material.dataset
     job.processes.at("testing what is kept")
     kept, epoch = _kept(run, state, job)
     how = job.evaluation
     if recipe.norm_images is not None:
         recompute_norm_statistics(kept, norm_batches(job.train, how, recipe.seed, recipe.norm_images))
+    if not finite(kept.state_dict()):
+        raise Diverged("the weights at the end are no finite numbers; try a lower lr")
     test = Loader(dataset.test, job.device, order.workers, order.timeout)
     predictions = predict(kept, test, how, stop)
     metrics = measure(predictions, job.num_classes)

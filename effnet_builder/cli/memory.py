@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from ..arch.analysis import analyze
+from ..arch.plan import Plan
 from ..arch.summary import si
-from ..config import Problem
+from ..config import ConfigError, Mark, Problem
 from ..train.data import free_memory
 from ..train.probe import largest_batch, memory_step, micro_batches
-from ..train.processes import Processes
-from .compose import Material
+from ..train.processes import ALONE, Processes
+from ..train.recipe import Recipe
 from .console import echo
 
+if TYPE_CHECKING:
+    from .compose import Material
+
 _COPIES = 4  # weights, gradients, and as a rule two tensors of optimizer or average
+
+
+def check_weights(plan: Plan) -> None:
+    """Refuse a network that cannot be trained whatever the batch. Raises ConfigError."""
+    needed, free = _COPIES * analyze(plan).weight_bytes, free_memory()
+    if free is not None and needed > free:
+        message = f"weights, gradients and optimizer need {si(needed, 'B')} of memory, {si(free, 'B')} are free"
+        raise ConfigError([Problem(message, mark=Mark(plan.name))])
+
+
+def out_of_memory(plan: Plan, recipe: Recipe, who: Processes = ALONE) -> str:
+    """What to say where a step found no memory: what it needs, and a batch of half of it, or that fits by the plan."""
+    part = -(-recipe.batch_size // (who.count * recipe.accumulate))
+    need = si(part * analyze(plan).training_bytes_per_image, "B")
+    fewer = max(2, min(part // 2, _counted(plan, part) or part))
+    advice = f"give --fit-batch, or accumulate: {-(-part // fewer) * recipe.accumulate}, which takes {fewer} at a time"
+    return f"out of memory: a step on {part} images keeps about {need}; {advice}"
 
 
 def fit_into_memory(
@@ -30,7 +52,7 @@ def fit_into_memory(
     batch = min(recipe.batch_size, len(material.train))
     share = -(-batch // who.count)
     part = -(-share // recipe.accumulate)
-    fits = _tried(model, material, part, device) if device.type == "cuda" else _counted(material, part)
+    fits = _tried(model, material, part, device) if device.type == "cuda" else _counted(material.plan, part)
     fits = -who.most(-fits)
     if fits >= part:
         return material
@@ -56,9 +78,9 @@ def _tried(model: nn.Module, material: Material, part: int, device: torch.device
     return largest_batch(step, part)
 
 
-def _counted(material: Material, part: int) -> int:
+def _counted(plan: Plan, part: int) -> int:
     """How many of `part` images fit into what is free, by the plan; all of them where the system does not say."""
-    free, analysis = free_memory(), analyze(material.plan)
+    free, analysis = free_memory(), analyze(plan)
     if free is None:
         return part
     left = free - _COPIES * analysis.weight_bytes

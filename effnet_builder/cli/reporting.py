@@ -54,11 +54,21 @@ def write_report(
             "predict": f"predict-arch {run.folder} IMAGE",
             "train again": f"train-arch {run.spec} --recipe {run.recipe} --data {written['order']['data']}",
         },
-        facts={"images": dataset.kept, "recipe": material.recipe.name},
+        facts={"images": dataset.kept, "recipe": material.recipe.name} | _skipped(history),
         samples=samples,
         pictures=_pictures(run, material, rows, metrics, images, wrong, predictions),
     )
     write_whole(run.folder / "report.html", render_report(data))
+
+
+def _skipped(history: list[EpochMetrics]) -> dict[str, str]:
+    """The steps whose loss or gradient was no finite number, by epochs; nothing where there were none."""
+    found, before = [], 0
+    for epoch in history:
+        if epoch.skipped > before:
+            found.append(f"{epoch.skipped - before:,} in epoch {epoch.epoch}")
+        before = epoch.skipped
+    return {"skipped steps": f"{', '.join(found)}: loss or gradient no finite number"} if found else {}
 
 
 def _git() -> dict[str, str]:

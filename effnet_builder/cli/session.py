@@ -29,6 +29,7 @@ from ..train.data import DataError, Dataset, load_dataset, place
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger, Tolerant
 from ..train.precision import check_precision, float32_products
+from ..train.probe import is_out_of_memory
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe, load_recipe
 from ..train.run import Run, create, create_next, owning, removed_if_empty
@@ -36,10 +37,10 @@ from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
 from ..train.storage import OnBad, Storage
-from .compose import Material, assemble, choose, fit_together, new_model, out_of_memory
+from .compose import Material, assemble, choose, fit_together, new_model
 from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave
 from .finish import finish
-from .memory import fit_into_memory
+from .memory import fit_into_memory, out_of_memory
 from .order import Order, record, recorded_order
 from .resuming import as_before, facts, refuse_foreign, restarted, restore
 from .teaching import teacher_of
@@ -74,12 +75,8 @@ class Session:
                     self._train(run, stage == "begun", device, who, stop, fit_batch)
         except Lost as lost:
             leave(f"{lost}" if run is None else f"{lost}{_where(run)}{_hint(run)}")
-        echo(
-            f"{printable(str(run.folder))} is done; its weights are in model.safetensors"
-            if stage == "done"
-            else f"wrote {printable(str(run.folder))}",
-            bold=True,
-        )
+        name = printable(str(run.folder))
+        echo(f"{name} is done; its weights are in model.safetensors" if stage == "done" else f"wrote {name}", bold=True)
 
     def _train(
         self, run: Run, begun: bool, device: torch.device, who: Processes, stop: StopRequest, fit_batch: bool
@@ -95,8 +92,11 @@ class Session:
             raise fail(f"{error}{_where(run)}", EXIT_FAILURE, own=True) from None
         except OSError as error:
             raise fail(f"{of_system(error)}{_where(run)}", EXIT_FAILURE, own=True) from None
-        except torch.OutOfMemoryError:
-            raise out_of_memory(self.plan, self.recipe) from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            said = out_of_memory(self.plan, self.recipe, who)
+            raise fail(f"{said}{_where(run)}", EXIT_FAILURE, own=True) from None
 
     def _own(self, who: Processes, owned: ExitStack) -> tuple[Run, Stage]:
         """The run directory, which the first process finds or makes, and locks. Raises ConfigError, OSError."""

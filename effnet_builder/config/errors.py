@@ -90,7 +90,9 @@ def of_system(error: OSError) -> str:
 
 def printable(text: str) -> str:
     """The text, with everything escaped that a terminal could obey."""
-    return text if text.isprintable() else ascii(text)[1:-1]
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
 
 
 def _position(problem: Problem) -> tuple[bool, Mark]:

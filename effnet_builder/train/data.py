@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -86,13 +87,25 @@ def split(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSe
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping, on the machine and in the container, where the system says so (Linux)."""
+    """Bytes that can be had without swapping, where the system says so (Linux).
+
+    On the machine, in the container, and under the limit of `ulimit -v`.
+    """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return min([*machine, *_free_in_container()], default=None)
+    return min([*machine, *_free_in_container(), *_free_address_space()], default=None)
+
+
+def _free_address_space() -> list[int]:
+    """What `ulimit -v` leaves, where it is set."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return []
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return [max(0, limit - pages * resource.getpagesize())]
 
 
 def _free_in_container() -> list[int]:

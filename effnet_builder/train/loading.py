@@ -20,7 +20,7 @@ from .workers import Worker
 PIECE = 64  # images that are read at once: a batch is read by several
 _THREADS = min(4, os.cpu_count() or 1)
 _BATCHES = 2  # read ahead, beyond what the threads are at
-_MARGIN = 10.0  # seconds for which a worker's own error is waited for
+_MARGIN = 10.0  # seconds for which the error of a second worker is waited for
 
 Batch = tuple[Tensor, Tensor, Tensor]
 _Piece = tuple[Tensor, Tensor]  # rows (n,) of the source, and where their images go, uint8 (n, C, H, W)
@@ -30,8 +30,9 @@ class Loader:
     """Images uint8 (n, C, H, W) and labels (n,) of a set, on a device; nothing about them is random.
 
     Images on the device, and images in memory for the CPU, are picked out as they are asked for. All others are read
-    ahead by threads; those that are decoded anew, by `workers` processes where there are any. A worker that dies, and
-    images that are not there after `timeout` seconds, end in a DataError.
+    ahead by threads; those that are decoded anew, by `workers` processes where there are any. A worker that dies or has
+    not answered after `timeout` seconds is replaced, with a warning; the second one at the same images ends in a
+    DataError, and so do images that are not there in time.
     """
 
     def __init__(self, data: ImageSet, device: torch.device, workers: int = 0, timeout: float = 120) -> None:
@@ -82,7 +83,7 @@ class Loader:
         works = [_reading(worker.read) for worker in workers] or [_reading(self.data.pixels.read)] * _THREADS
         most = max((len(index) for index in batches), default=0)
         depth = len(works) + _BATCHES * -(-most // PIECE)
-        results = ahead(works, pieces(), depth, self.timeout + (_MARGIN if workers else 0))
+        results = ahead(works, pieces(), depth, 2 * self.timeout + _MARGIN if workers else self.timeout)
         finished = False
         try:
             for index in batches:

@@ -161,7 +161,7 @@ class ConsoleLogger:
     """A progress bar on a terminal, and everywhere one line for each epoch, printed by `say`."""
 
     def __init__(self, console: Console, epochs: int, say: Callable[[str], None]) -> None:
-        self.epochs = epochs
+        self.epochs, self.skipped = epochs, 0
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
@@ -190,6 +190,9 @@ class ConsoleLogger:
             f"  valid loss {metrics.valid_loss:.4f}, accuracy {metrics.valid_accuracy:6.2%}{average}"
             f"  {metrics.seconds:.1f} s, {metrics.images_per_second:,.0f} images/s"
         )
+        if metrics.skipped > self.skipped:
+            self.say(f"  {metrics.skipped - self.skipped:,} steps were skipped: loss or gradient was no finite number")
+        self.skipped = metrics.skipped
         if metrics.wait_share > 0.1 and metrics.seconds > 1:
             self.say(
                 f"  {metrics.wait_share:.0%} of the training time went into waiting for data; "
@@ -199,6 +202,7 @@ class ConsoleLogger:
 
     def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
         """Say where the run goes on."""
+        self.skipped = history[-1].skipped if history else 0
         if step:
             self.say(f"going on after step {step:,}, in epoch {len(history) + 1}")
         self.bar.update(self.task, description=f"epoch {len(history) + 1}", completed=0)

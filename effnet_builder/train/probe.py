@@ -12,7 +12,10 @@ from .optim_settings import Precision
 from .precision import autocast
 
 # What a plain RuntimeError says where memory runs out: that of the CPU, that of the libraries' own workspaces.
-_SIGNS = ("can't allocate memory", "not enough memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+_SIGNS = (
+    "can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory",
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
+)  # fmt: skip
 
 
 def largest_batch(step: Callable[[int], None], batch: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -93,10 +94,14 @@ class Run:
 
 
 def create(target: Path) -> Run:
-    """Make an empty run directory. Raises OSError where something is there already."""
+    """Make an empty run directory. Raises OSError, also where something is there already."""
     if os.path.lexists(target):
         hint = "; to go on with it, use --resume" if (target / "recipe.yaml").exists() else ""
         raise FileExistsError(f"{target} exists already, and is not overwritten{hint}")
+    try:
+        os.fsencode(target).decode()
+    except UnicodeDecodeError:
+        raise OSError(errno.EILSEQ, "holds bytes that are no UTF-8; safetensors reads no file there") from None
     target.parent.mkdir(parents=True, exist_ok=True)
     target.mkdir()
     return Run(target)

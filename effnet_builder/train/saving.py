@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..config import of_system
+from ..tensors import finite
 from .checkpoint import Checkpoint, Checkpoints, Damaged, read
 from .processes import ALONE, Processes
 from .state import State
@@ -33,8 +34,14 @@ class RunSaver:
         self.saved: int | None = None  # the step of the last checkpoint of this process
 
     def save(self, state: State) -> None:
-        """Write a checkpoint. Raises OSError for the first one; a later one that cannot be written stops nothing."""
+        """Write a checkpoint. Raises OSError for the first one; a later one that cannot be written stops nothing.
+
+        Weights that are no finite numbers are not kept: the run would go back to them.
+        """
         if not self.processes.first:
+            return
+        if state.step and not finite(state.model.state_dict()):
+            self.say(f"no checkpoint of step {state.step:,}: its weights are no finite numbers{self._last()}")
             return
         ranking = sorted(state.history, key=lambda metrics: metrics.kept_accuracy, reverse=True)
         keep = [metrics.step for metrics in ranking[: self.best]]

@@ -98,7 +98,8 @@ class Fault:
 
     `target` is `module:name` as the module that calls it knows it, `what` a signal (`SIGKILL`, `SIGINT,SIGTERM`), an
     errno to raise (`ENOSPC`), `FULL` for a disk without room for larger files than 50 kB from then on, `ROOM` for its
-    end, `SLEEP` for a minute, or `DO` and statements of Python.
+    end, `SLEEP` for a minute, `DO` and statements of Python,
+    or `TIMES nan`, which multiplies what it returns.
     """
 
     target: str
@@ -196,8 +197,9 @@ def _command(
     try:
         importlib.import_module(f"effnet_builder.cli.{program}").main()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            with contextlib.suppress(OSError):
+                stream.flush()
 
 
 def harm(fault: Fault) -> None:
@@ -211,9 +213,11 @@ def harm(fault: Fault) -> None:
     @functools.wraps(real)
     def harmed(*given: Any, **options: Any) -> Any:
         now = next(calls) == fault.call
-        if now and not fault.late:
+        if now and not fault.late and not fault.what.startswith("TIMES "):
             _happen(fault.what)
         result = real(*given, **options)
+        if now and fault.what.startswith("TIMES "):
+            return result * float(fault.what.removeprefix("TIMES "))
         if now and fault.late:
             _happen(fault.what)
         return result

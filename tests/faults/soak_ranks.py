@@ -51,8 +51,6 @@ class Launched:
         launcher += [
             "--max-restarts",
             f"{restarts}",
-            "--shutdown-timeout",
-            "10",
             "--no-python",
             sys.executable,
             "-c",

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path as File
 from typing import Literal
 
@@ -22,6 +23,7 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 _NOT_INHERITED = ("name", "description", "source", "published")
 
 
+@cache
 def shipped(kind: Kind) -> dict[str, File]:
     """The documents that come with the package, by name, in reading order."""
     package = File(__file__).parent.parent

@@ -35,7 +35,7 @@ from .compose import Material, assemble, choose, fit_together, new_model, out_of
 from .console import EXIT_FAILURE, echo, fail, mute
 from .finish import finish
 from .memory import fit_into_memory
-from .order import Order, record, recorded_order
+from .order import Order, record, recorded
 from .resuming import as_before, facts, restore
 from .teaching import teacher_of
 
@@ -110,10 +110,7 @@ def go_on(
         raise ConfigError([Problem("is no run directory: it has no recipe.yaml", mark=mark)])
     if run.done:
         raise ConfigError([Problem("is done; its weights are in model.safetensors", mark=mark)])
-    try:
-        order = recorded_order(run.read_json("run.json")).vary(options)
-    except (OSError, KeyError, TypeError) as error:
-        raise ConfigError([Problem(f"its run.json cannot be read: {error}", mark=mark)]) from None
+    order = recorded(run).order.vary(options)
     plan = resolve(load_spec(run.spec))
     return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, accept_changes)
 

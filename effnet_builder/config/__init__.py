@@ -1,7 +1,7 @@
 """Reading and writing what people write: YAML with positions, `extends`, overrides, strict models, located errors."""
 
 from .documents import Kind, load_document, nearest, override, parse_assignments, shipped
-from .errors import ConfigError, Mark, Path, Problem, format_value, printable
+from .errors import ConfigError, Mark, Path, Problem, format_value, printable, shorten
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of
 from .writing import shared_mode, write_whole
@@ -28,6 +28,7 @@ __all__ = [
     "printable",
     "shared_mode",
     "shipped",
+    "shorten",
     "validate",
     "write_whole",
 ]

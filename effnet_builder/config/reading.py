@@ -61,13 +61,14 @@ class Document:
     problems: tuple[Problem, ...] = ()
 
 
-def read_document(path: str | os.PathLike[str]) -> Document:
-    """Read one YAML file, or the spec in the metadata of a .safetensors file.
+def read_document(path: str | os.PathLike[str], label: str | None = None) -> Document:
+    """Read one YAML file, or the spec in the metadata of a .safetensors file; `label` is what mistakes call it.
 
     Raises ConfigError where it is no readable, small, regular file of YAML text.
     """
     name = os.fspath(path)
-    return parse_yaml(_read_text(name), name)
+    label = name if label is None else label
+    return parse_yaml(_read_text(name, label), label)
 
 
 def parse_yaml(text: str, source: str) -> Document:
@@ -117,9 +118,9 @@ def node_of(value: object, mark: Mark) -> Node:
     raise TypeError(f"{mark} expected plain data, not {type(value).__name__}")
 
 
-def _read_text(name: str) -> str:
+def _read_text(name: str, label: str) -> str:
     def refuse(reason: str) -> ConfigError:
-        return ConfigError([Problem(reason, mark=Mark(name))])
+        return ConfigError([Problem(reason, mark=Mark(label))])
 
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
@@ -183,10 +184,10 @@ class _Reader:
         try:
             # The stream check (NUL and other control characters) runs in the parser's constructor.
             return self._read_document(yaml.parse(self.text, Loader=_Loader))
+        except UnicodeEncodeError as error:  # half a character, as bytes of the command line that are no UTF-8 become
+            raise ConfigError([Problem("character not allowed in YAML", mark=self._mark_at(error.start))]) from None
         except yaml.reader.ReaderError as error:
-            line = self.text.count("\n", 0, error.position) + 1
-            column = error.position - self.text.rfind("\n", 0, error.position)
-            raise ConfigError([Problem("character not allowed in YAML", mark=self._at(line, column))]) from None
+            raise ConfigError([Problem("character not allowed in YAML", mark=self._mark_at(error.position))]) from None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = self._at(mark.line + 1, mark.column + 1) if mark else Mark(self.source)
@@ -261,6 +262,10 @@ class _Reader:
     def _mark(self, event: yaml.Event) -> Mark:
         assert event.start_mark is not None
         return self._at(event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _mark_at(self, position: int) -> Mark:
+        line = self.text.count("\n", 0, position) + 1
+        return self._at(line, position - self.text.rfind("\n", 0, position))
 
     def _at(self, line: int, column: int) -> Mark:
         return Mark(self.source, line, column)

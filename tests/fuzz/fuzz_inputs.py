@@ -222,15 +222,42 @@ def recipes(rng: Random) -> str | bytes:
     return document(rng, "recipes")
 
 
+_ACTIVATIONS = ["relu", "relu6", "silu", "hardswish", "gelu"]
+_NORMS = [{"type": "batch"}, {"eps": 1e-3}, {"type": "group", "group_size": 1}, {"type": "group", "group_size": 2}, {"type": "layer"}, {"type": "none"}]
+_OF_A_ROW: dict[str, list[Any]] = {
+    "repeats": [1, 2, 3], "stride": [1, 2], "out_channels": [1, 2, 3, 8, 24], "kernel_size": [1, 3, 5, 7, 31], "activation": _ACTIVATIONS, "norm": _NORMS,
+    "padding": ["same", "symmetric"], "skip": [True, False], "se_ratio": [0, 0.1, 0.25, 1], "group_size": [1, 2, 8], "expand_ratio": [1, 1.5, 2, 6],
+    "expand_channels": [1, 7, 16], "expand_base": ["input", "output"], "always_expand": [True, False], "linear": [True, False], "start_kernel_size": [3, 5],
+    "squeeze_excite": [{"base": "expanded"}, {"gate": "hardsigmoid"}, {"activation": "relu"}, {"rounding": {"mode": "ceil", "divisor": 8}}],
+    "type": ["mbconv", "fused_mbconv", "conv", "depthwise_separable", "universal_inverted_bottleneck"], "expand_kernel_size": [1, 3], "scale_width": [True, False, "up"],
+}  # fmt: skip
+_OF_A_NETWORK: dict[str, list[Any]] = {
+    "activation": _ACTIVATIONS, "norm": _NORMS, "padding": ["same", "symmetric"], "anti_alias": ["none", "blur", "avg"], "output_stride": [8, 16, 32],
+    "in_channels": [1, 2, 5], "squeeze_excite": _OF_A_ROW["squeeze_excite"], "drop_path": [{"rate": 0.3}],
+    "head": [{"order": "pool"}, {"out_channels": 8}, {"order": "pool_conv", "out_channels": 8}, {"order": "pool_conv_norm", "out_channels": 8, "pool": "avgmax"}],
+    "stem": [{"out_channels": 4}, {"out_channels": 3, "stride": 1, "kernel_size": 5}],
+    "rounding": [{"stages": {"mode": "ceil", "divisor": 1}, "expansion": {"mode": "nearest"}}, {"expansion": {"mode": "ceil", "divisor": 4}}],
+}  # fmt: skip
+
+
 def networks(rng: Random) -> str:
-    """Specs that are likely to be valid, and small: changed values only, few classes, few px."""
+    """Specs that are likely to be valid, and small: few rows, classes and px, with settings of rows and network changed."""
     tree = json.loads(rng.choice(trees("archspecs")))
-    tree.pop("published", None)
+    for key in ("published", "normalization", "scaling"):
+        tree.pop(key, None)
+    rows = tree["stages"][: rng.randint(1, 4)]
+    tree["stages"] = rows
     for _ in range(rng.choice((1, 2, 3, 5))):
+        row = rng.choice(rows)
+        holder, table = (row if isinstance(row, dict) else rng.choice(row), _OF_A_ROW) if rng.random() < 0.7 else (tree, _OF_A_NETWORK)
+        key = rng.choice(list(table))
+        holder[key] = json.loads(json.dumps(rng.choice(table[key])))
+    if rng.random() < 0.1:
         change_tree(rng, tree)
     if isinstance(tree.get("head"), dict):
         tree["head"]["num_classes"] = rng.choice((0, 1, 3, 10))
-    tree["scaling"] = {"width": rng.choice((0.1, 0.25, 0.5, 1)), "depth": rng.choice((0.3, 1)), "resolution": rng.choice((1, 8, 17, 32, 48))}
+    widths = (1,) if isinstance(tree.get("norm"), dict) and tree["norm"].get("type") == "group" else (0.25, 0.5, 1)
+    tree["scaling"] = {"width": rng.choice(widths), "depth": rng.choice((0.3, 1)), "resolution": rng.choice((1, 8, 17, 32, 48))}
     return json.dumps(tree)
 
 

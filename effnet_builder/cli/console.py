@@ -13,7 +13,18 @@ import typer
 
 from .. import __version__
 from ..arch.spec import ArchSpec, load_spec, variant_overrides
-from ..config import ConfigError, Kind, Mark, Node, node_of, parse_assignments, printable, shipped
+from ..config import (
+    ConfigError,
+    Kind,
+    Mark,
+    Node,
+    limits,
+    node_of,
+    parse_assignments,
+    parse_limits,
+    printable,
+    shipped,
+)
 
 EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
@@ -65,12 +76,16 @@ def fail(message: str, code: int = EXIT_MISTAKE) -> typer.Exit:
 
 
 @contextmanager
-def reporting(nothing_done: str) -> Iterator[None]:
-    """Mistakes of the user as located lines on stderr and exit code 2, warnings as lines, never a traceback."""
+def reporting(nothing_done: str, raised: Sequence[str] = ()) -> Iterator[None]:
+    """Mistakes of the user as located lines on stderr and exit code 2, warnings as lines, never a traceback.
+
+    `raised` are the arguments of --limit, which hold inside.
+    """
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: echo(f"warning: {message}", err=True, colour="yellow")
         try:
-            yield
+            with limits(**parse_limits(raised)):
+                yield
         except ConfigError as error:
             count = len(error.problems)
             echo(str(error), err=True, colour="red")
@@ -127,4 +142,10 @@ def _complete_spec(incomplete: str) -> list[str]:
 
 SPEC_ARGUMENT = typer.Argument(metavar="SPEC", help=_SPEC_HELP, autocompletion=_complete_spec, show_default=False)
 SPECS_ARGUMENT = typer.Argument(metavar="SPEC", help=_SPEC_HELP, autocompletion=_complete_spec, show_default=False)
+LIMIT_OPTION = typer.Option(
+    "--limit",
+    metavar="NAME=NUMBER",
+    help="Raise a limit that a refusal names, as in blocks=5000. May be repeated.",
+    show_default=False,
+)
 VERSION_OPTION = typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")

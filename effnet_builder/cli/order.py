@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from .. import __version__
 from ..config import ConfigError, Mark, Problem
-from ..train.run import Run
 
 if TYPE_CHECKING:
     import torch
 
     from ..train.data import Dataset
+    from ..train.run import Run
 
 
 Count = Annotated[int, Field(ge=1)]
@@ -42,10 +42,12 @@ class Order:
     tensorboard: bool = False
     wandb: bool = False
     report: bool = True
+    limits: dict[str, int] = field(default_factory=dict)
 
     def vary(self, given: Mapping[str, Any]) -> Order:
-        """With the options that were given, which are those that are not None."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+        """With the options that were given, which are those that are not None; limits are added to those that hold."""
+        changes = {name: value for name, value in given.items() if value is not None}
+        return replace(self, **changes | {"limits": self.limits | changes.get("limits", {})})
 
 
 def record(order: Order, dataset: Dataset, device: torch.device, processes: int) -> dict[str, Any]:
@@ -85,9 +87,7 @@ class Recorded:
 def recorded(run: Run) -> Recorded:
     """The `run.json` of a run. Raises ConfigError where it is none."""
     try:
-        return TypeAdapter(Recorded, config=ConfigDict(hide_input_in_errors=True)).validate_json(
-            (run.folder / "run.json").read_bytes()
-        )
+        return TypeAdapter(Recorded).validate_json((run.folder / "run.json").read_bytes())
     except OSError as error:
         reason = error.strerror or str(error)
     except ValidationError as error:

@@ -16,7 +16,7 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import summary_data, totals_line
-from ..config import ConfigError, Mark, Node, Problem, write_whole
+from ..config import ConfigError, Mark, Node, Problem, limits, write_whole
 from ..models.files import load_weights
 from ..models.network import Network
 from ..train.allocator import keep_freed_memory
@@ -62,7 +62,7 @@ class Session:
     def train(self, *, fit_batch: bool) -> None:
         """Train to the end and write the results. Raises ConfigError, OSError; ends the process where it is stopped."""
         stop = StopRequest()
-        with processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
+        with limits(**self.order.limits), processes(self.order.device) as who, stop.listening(), ExitStack() as owned:
             if not who.first:
                 mute()
             run = self._own(who, owned)
@@ -111,8 +111,9 @@ def go_on(
     if run.done:
         raise ConfigError([Problem("is done; its weights are in model.safetensors", mark=mark)])
     order = recorded(run).order.vary(options)
-    plan = resolve(load_spec(run.spec))
-    return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, accept_changes)
+    with limits(**order.limits):
+        plan = resolve(load_spec(run.spec))
+        return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, accept_changes)
 
 
 def _create(target: Path) -> Run:

@@ -8,9 +8,19 @@ from typing import Annotated, Any
 import typer
 
 from ..arch.resolve import resolve
-from ..config import ConfigError, Mark, Node, Problem, node_of, parse_assignments
+from ..config import ConfigError, Mark, Node, Problem, node_of, parse_assignments, parse_limits
 from ..train.recipe import Recipe, load_recipe
-from .console import EXIT_FAILURE, SPEC_ARGUMENT, VERSION_OPTION, application, fail, reporting, run, varied_spec
+from .console import (
+    EXIT_FAILURE,
+    LIMIT_OPTION,
+    SPEC_ARGUMENT,
+    VERSION_OPTION,
+    application,
+    fail,
+    reporting,
+    run,
+    varied_spec,
+)
 from .order import Order
 from .schema import schema_option
 from .train_options import (
@@ -79,6 +89,7 @@ def train_arch(
     ] = None,
     tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = None,
     wandb: Annotated[bool | None, typer.Option("--wandb", help="Log to Weights & Biases too.")] = None,
+    limit: Annotated[list[str] | None, LIMIT_OPTION] = None,
     schema: Annotated[bool, schema_option("recipe")] = False,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
@@ -93,12 +104,12 @@ def train_arch(
     train-arch --resume runs/first
     torchrun --nproc-per-node 2 --no-python train-arch efficientnet-pico
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
-    with reporting("nothing was trained."):
+    with reporting("nothing was trained.", limit or ()):
         options: dict[str, Any] = {
             "data": data, "workers": workers, "save_every": save_every, "log_every": log_every, "best": best,
             "teacher": None if teacher is None else str(teacher), "tensorboard": tensorboard, "wandb": wandb,
             "report": report, "device": device and device.value, "storage": storage and storage.value,
-            "on_bad": on_bad and on_bad.value,
+            "on_bad": on_bad and on_bad.value, "limits": parse_limits(limit or ()) or None,
         }  # fmt: skip
         changes = recipe_changes(epochs, assignments or ())
         from .session import go_on, start

@@ -2,11 +2,13 @@
 
 from .documents import Kind, load_document, nearest, override, parse_assignments, shipped
 from .errors import ConfigError, Mark, Path, Problem, format_value, printable, shorten
+from .limits import AtMost, at_most, limit, limits, parse_limits
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of
 from .writing import shared_mode, write_whole
 
 __all__ = [
+    "AtMost",
     "ConfigError",
     "Document",
     "Kind",
@@ -17,7 +19,10 @@ __all__ = [
     "Problem",
     "StrictModel",
     "Text",
+    "at_most",
     "format_value",
+    "limit",
+    "limits",
     "load",
     "load_document",
     "locate",
@@ -25,6 +30,7 @@ __all__ = [
     "node_of",
     "override",
     "parse_assignments",
+    "parse_limits",
     "printable",
     "shared_mode",
     "shipped",

@@ -12,11 +12,11 @@ from pathlib import Path as File
 from typing import Literal
 
 from .errors import ConfigError, Mark, Path, Problem, format_value, shorten
+from .limits import at_most, limit
 from .reading import Document, Node, node_of, parse_yaml, plain, read_document
 
 Kind = Literal["archspecs", "recipes"]
 
-_MAX_CHAIN = 8
 _SUFFIXES = (".yaml", ".yml", ".safetensors")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 # What a document says of itself is not true of one that extends it.
@@ -52,7 +52,9 @@ def override(document: Document, changes: Mapping[str, Node]) -> Document:
     root = document.root
     for path, value in changes.items():
         if not re.fullmatch(r"\w+(\.\w+|\[\d+\])*", path, re.ASCII):
-            problems.append(Problem(f"expected a path such as stages.2.stride, found '{shorten(path)}'", mark=value.mark))
+            problems.append(
+                Problem(f"expected a path such as stages.2.stride, found '{shorten(path)}'", mark=value.mark)
+            )
             continue
         nested = value
         for part in reversed(re.findall(r"\w+", path)):
@@ -119,8 +121,8 @@ def _load(file: File, label: str, root: File, kind: Kind, chain: tuple[File, ...
     if target in chain:
         names = " -> ".join(link.name for link in (*chain, target))
         raise ConfigError([Problem(f"a cycle: {names}", ("extends",), format_value(parent.value), mark)])
-    if len(chain) > _MAX_CHAIN:
-        raise ConfigError([Problem(f"a chain of more than {_MAX_CHAIN} files", ("extends",), mark=mark)])
+    if len(chain) > limit("files"):
+        raise ConfigError([Problem(f"a chain of too many files; {at_most('files')}", ("extends",), mark=mark)])
     there = os.path.join(os.path.dirname(label), os.path.relpath(target, file.parent.resolve()))
     shown = os.path.normpath(there) if _is_path(parent.value) else str(target)
     base = _load(target, shown, target_root, kind, chain)

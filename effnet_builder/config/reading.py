@@ -19,10 +19,7 @@ import yaml
 from pydantic import BaseModel
 
 from .errors import ConfigError, Mark, Path, Problem, format_value, shorten
-
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 32
-MAX_NODES = 10_000
+from .limits import at_most, limit
 
 Scalar = str | int | float | bool | None
 
@@ -127,15 +124,15 @@ def _read_text(name: str, label: str) -> str:
         with open(name, "rb", opener=lambda file, flags: os.open(file, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise refuse("expected a regular file")
-            data = _embedded(name, refuse) if name.endswith(".safetensors") else file.read(MAX_BYTES + 1)
+            data = _embedded(name, refuse) if name.endswith(".safetensors") else file.read(1024 * limit("kib") + 1)
     except IsADirectoryError:
         raise refuse("is a directory; expected a YAML file") from None
     except FileNotFoundError:
         raise refuse("no such file") from None
     except (OSError, ValueError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_BYTES:
-        raise refuse(f"larger than {MAX_BYTES // 1024} KiB, which no spec or recipe needs")
+    if len(data) > 1024 * limit("kib"):
+        raise refuse(f"too many KiB; {at_most('kib')}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -179,6 +176,8 @@ class _Reader:
     source: str
     problems: list[Problem] = field(default_factory=list)
     _nodes: int = 0
+    _max_nodes: int = field(default_factory=lambda: limit("values"))
+    _max_depth: int = field(default_factory=lambda: limit("nesting"))
 
     def read(self) -> Node:
         try:
@@ -211,10 +210,10 @@ class _Reader:
         self, events: Iterator[yaml.Event], event: yaml.Event, depth: int, path: Path, key_mark: Mark | None = None
     ) -> Node:
         self._nodes += 1
-        if depth > MAX_DEPTH:
-            raise self._refuse(event, f"nested more than {MAX_DEPTH} levels deep")
-        if self._nodes > MAX_NODES:
-            raise self._refuse(event, f"more than {MAX_NODES:,} values")
+        if depth > self._max_depth:
+            raise self._refuse(event, f"nested too deep; {at_most('nesting')}")
+        if self._nodes > self._max_nodes:
+            raise self._refuse(event, f"too many values; {at_most('values')}")
         if not isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent) or event.anchor is not None:
             raise self._refuse(event, "anchors and aliases are not used here; share values through `extends`")
         if event.tag is not None:

@@ -25,7 +25,7 @@ from typing import Any
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from fuzz_targets import TARGETS, Target, at
+from fuzz_targets import TARGETS, Target, at  # noqa: E402
 
 HANG = 10.0  # seconds of the clock after which a process is given up
 WARM_UP = 20  # inputs whose time is not counted: they load what is loaded once
@@ -100,7 +100,11 @@ class Worker:
     def watch(self, jobs: int) -> tuple[int, str] | None:
         """What became of an input that stopped the process, if one did; the next process goes on behind it."""
         index = int(self.shared[0])
-        hangs = self.process.is_alive() and index >= 0 and time.time() - self.shared[8] > HANG * (3 if self.shared[1] < 1 else 1)
+        hangs = (
+            self.process.is_alive()
+            and index >= 0
+            and time.time() - self.shared[8] > HANG * (3 if self.shared[1] < 1 else 1)
+        )
         if self.process.is_alive() and not hangs:
             return None
         if hangs:
@@ -131,22 +135,20 @@ def soak(kind: str, n: int, seed: int, jobs: int, keep: str, slowest: float) -> 
         for worker in workers:
             found = worker.watch(jobs)
             if found is not None:
-                report(keep, kind, seed, found[0], TARGETS_INPUT(kind, seed, found[0]), found[1])
+                report(keep, kind, seed, found[0], "--only makes it again", found[1])
     seconds = time.time() - began
     done, accepted = (sum(int(worker.shared[field]) for worker in workers) for field in (1, 2))
     worst = max(workers, key=lambda worker: worker.shared[4]).shared
     grown = max(worker.shared[6] - worker.shared[7] for worker in workers)
     peak = max(worker.shared[6] for worker in workers)
     findings = len(set(os.listdir(keep)) - before)
-    print(f"{'kind':12} {'inputs':>9} {'accepted':>9} {'refused':>9} {'findings':>8} {'worst s':>8} {'of':>8} {'peak MB':>8} {'grown':>6} {'inputs/s':>9}")
+    print(
+        f"{'kind':12} {'inputs':>9} {'accepted':>9} {'refused':>9} {'findings':>8} {'worst s':>8} {'of':>8} {'peak MB':>8} {'grown':>6} {'inputs/s':>9}"
+    )
     print(
         f"{kind:12} {done:9,} {accepted:9,} {done - accepted:9,} {findings:8} {worst[4]:8.3f} {int(worst[5]):8} {peak:8.0f} {grown:6.0f} {done / seconds:9.0f}"
     )
     return findings
-
-
-def TARGETS_INPUT(kind: str, seed: int, index: int) -> Any:  # noqa: N802
-    return f"input {index}"
 
 
 def main() -> None:

@@ -179,6 +179,9 @@ def build_arch(
         if diagram is not None:
             draw_diagram(plan, diagram, theme)
         if weights is None and spec.endswith(".safetensors"):
+            from ..models.files import check_claim
+
+            check_claim(spec)
             weights = Path(spec)
         if weights is not None or save_weights is not None:
             convert_weights(plan, weights, weights_layout, save_weights, layout)

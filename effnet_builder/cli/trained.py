@@ -13,7 +13,7 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..config import ConfigError, Mark, Problem
-from ..models.files import load_weights
+from ..models.files import check_claim, load_weights
 from ..models.network import Network
 from ..train.augment import InputPath
 from ..train.augment_settings import Augment
@@ -96,6 +96,7 @@ def _from_weights(path: Path, mark: Mark) -> Trained:
     said = plan.spec.normalization
     if said is None:
         raise ConfigError([Problem("does not say by which mean and std its images are normalized", mark=mark)])
+    check_claim(path)
     model = Network(plan)
     load_weights(model, path)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
 import stat
@@ -14,16 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..arch.analysis import analyze
 from ..arch.plan import Plan
+from ..arch.resolve import resolve
+from ..arch.spec import load_spec
 from ..config import ConfigError, Mark, Problem, shorten
 from ..tensors import write_tensors
+from .differences import differing_computations
 from .layouts import Layout
 from .trunk import Trunk
 from .weights import WeightsWarning, import_weights, unwrap
+
+_MAX_DIFFERENCES = 10
 
 
 def load_weights(model: Trunk, file: str | os.PathLike[str], layout: Layout | None = None) -> int:
@@ -38,12 +45,30 @@ def load_weights(model: Trunk, file: str | os.PathLike[str], layout: Layout | No
         raise ConfigError(replace(found, mark=Mark(os.fspath(file))) for found in error.problems) from None
     if os.fspath(file).endswith(".safetensors"):
         with safe_open(file, "pt") as opened:
-            said = opened.metadata() or {}
-        for key, ours in metadata(model.plan).items():
-            if key in ("norm", "eps", "padding") and said.get(key, ours) != ours:
-                text = f"{model.plan.name}: {file} was written for {key} {said[key]}; the spec has {ours}"
-                warnings.warn(text, WeightsWarning, stacklevel=2)
+            carries_spec = "spec" in (opened.metadata() or {})
+        for text in _differences(os.fspath(file), model.plan) if carries_spec else ():
+            warnings.warn(f"{model.plan.name}: {file} {text}", WeightsWarning, stacklevel=2)
     return len(state)
+
+
+def check_claim(file: str | os.PathLike[str]) -> None:
+    """Refuse a file whose spec has more weights than it: the network could take any memory. Raises ConfigError."""
+    claimed = analyze(resolve(load_spec(file))).total.params
+    try:
+        with safe_open(file, "pt") as opened:
+            held = sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise _refused(Path(file), f"is no file of weights, or not whole: {error}") from None
+    if claimed > held:
+        raise _refused(Path(file), f"its spec has {claimed:,} weights, the file only {held:,}")
+
+
+def _differences(file: str, plan: Plan) -> list[str]:
+    try:
+        theirs = resolve(load_spec(file))
+    except ConfigError:
+        return ["carries a spec that cannot be read, so nobody knows what network it was written for"]
+    return [f"was written for {each}" for each in differing_computations(theirs, plan)][:_MAX_DIFFERENCES]
 
 
 def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
@@ -94,8 +119,10 @@ def _check_archive(path: Path) -> None:
             members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise _refused(path, "is compressed, which PyTorch's own files are not")
-        if sum(member.file_size for member in members) > path.stat().st_size:
-            raise _refused(path, "is no file of weights: its parts are larger than the whole")
+        starts = sorted((member.header_offset, member.file_size) for member in members)
+        ends = [*(offset for offset, _ in starts[1:]), archive.start_dir]
+        if any(offset + size > end for (offset, size), end in zip(starts, ends, strict=False)):
+            raise _refused(path, "is no file of weights: its parts overlap, and may unpack to any size")
     elif start[:1] != b"\x80":
         raise _refused(path, "is no file of weights")
 

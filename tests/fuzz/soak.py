@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from fuzz_targets import TARGETS, Target, at  # noqa: E402
 
-HANG = 10.0  # seconds of the clock after which a process is given up
+HANG = 30.0  # seconds of the clock after which an input is given up; ten times as many to set up
 WARM_UP = 20  # inputs whose time is not counted: they load what is loaded once
 ROOM = 4 * 2**30  # bytes of addresses that a process may take
 FIELDS = ("index", "done", "accepted", "slow", "worst", "worst_index", "peak", "base", "since")
@@ -94,17 +94,14 @@ class Worker:
     def __init__(self, start: Callable[[int, Any], Any], first: int) -> None:
         self.start = start
         self.shared = multiprocessing.Array("d", len(FIELDS), lock=False)
-        self.shared[8] = time.time()
+        self.begun = time.time()
         self.process = start(first, self.shared)
 
     def watch(self, jobs: int) -> tuple[int, str] | None:
         """What became of an input that stopped the process, if one did; the next process goes on behind it."""
         index = int(self.shared[0])
-        hangs = (
-            self.process.is_alive()
-            and index >= 0
-            and time.time() - self.shared[8] > HANG * (3 if self.shared[1] < 1 else 1)
-        )
+        allowed = HANG if self.shared[8] else 10 * HANG
+        hangs = self.process.is_alive() and index >= 0 and time.time() - (self.shared[8] or self.begun) > allowed
         if self.process.is_alive() and not hangs:
             return None
         if hangs:
@@ -113,7 +110,7 @@ class Worker:
         if index < 0:
             return None
         said = f"hangs for more than {HANG:.0f} s" if hangs else f"ends the process: exit code {self.process.exitcode}"
-        self.shared[8] = time.time()
+        self.shared[8], self.begun = 0.0, time.time()
         self.process = self.start(index + jobs, self.shared)
         return index, said
 

@@ -81,7 +81,7 @@ def test_keys_that_are_no_index(write_yaml: WriteYaml, key: str) -> None:
 def test_long_chains_are_refused(write_yaml: WriteYaml) -> None:
     for i in range(12):
         last = write_yaml(f"extends: ./s{i - 1}.yaml\nname: s{i}\n" if i else "name: s0\n", f"s{i}.yaml")
-    assert "a chain of more than 8 files" in message(last)
+    assert "a chain of too many files; at most 8 are allowed (--limit files=N raises it)" in message(last)
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,10 @@ def test_what_yaml_versions_read_differently_is_refused(text: str) -> None:
         ("a: \x07", None, "not allowed"),
         ("", None, "empty"),
         ("# only a comment\n", None, "empty"),
-        ("[" * 1000, None, "32 levels"),
-        ("- " * 100_000 + "x", None, "32 levels"),
-        ("{a: " * 1000, None, "32 levels"),
-        ("[" + "1," * 20_000 + "]", None, "10,000 values"),
+        ("[" * 1000, None, "at most 32 are allowed (--limit nesting=N raises it)"),
+        ("- " * 100_000 + "x", None, "at most 32 are allowed (--limit nesting=N raises it)"),
+        ("{a: " * 1000, None, "at most 32 are allowed (--limit nesting=N raises it)"),
+        ("[" + "1," * 20_000 + "]", None, "at most 10,000 are allowed (--limit values=N raises it)"),
     ],
 )
 def test_everything_else_is_refused_in_one_located_line(text: str, place: str | None, word: str) -> None:
@@ -141,7 +141,7 @@ def test_files_that_are_no_spec(tmp_path: Path) -> None:
     (tmp_path / "utf16.yaml").write_bytes("name: x".encode("utf-16"))
     (tmp_path / "bom.yaml").write_bytes(b"\xef\xbb\xbfname: x")
     expected = {
-        "big.yaml": "larger than 256 KiB",
+        "big.yaml": "too many KiB; at most 256 are allowed (--limit kib=N raises it)",
         "latin.yaml": "not UTF-8 text (byte 9 is 0xe9)",
         "utf16.yaml": "not UTF-8 text",
         "missing.yaml": "no such file",

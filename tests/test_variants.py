@@ -304,7 +304,10 @@ def test_every_mistake_of_a_grid_is_named() -> None:
         ({"phi": []}, "no values"),
         ({"phi": [math.nan]}, "scaling.phi = nan"),
         ({"width": [0.0]}, "expected a number above 0"),
-        ({"depth": [1.0] * 1000, "width": [1.0] * 1000}, "1,000,000 variants, about 200 s; at most 200,000"),
+        (
+            {"depth": [1.0] * 1000, "width": [1.0] * 1000},
+            "1,000,000 variants, about 200 s; take larger steps: at most 200,000",
+        ),
         ({"resolution": [224.0, 4.0]}, "resolution = 4: too small"),
         ({"height": [1.0]}, "unknown key"),
     ],

@@ -6,14 +6,13 @@ import math
 import warnings
 from dataclasses import dataclass, replace
 
-from ..config import ConfigError, Mark, Problem
+from ..config import ConfigError, Mark, Problem, at_most, limit
 from .analysis import analyze
 from .plan import LayerPlan, Plan
 from .resolve import resolve
 from .scaling import compound_growth
 from .spec import ArchSpec, ScalingWarning
 
-MAX_POINTS = 100_000
 _GROWTH = 2.0  # of the MACs, for each step of phi
 _DIGITS = 10  # decimals that are kept of a sum or product of what people write
 
@@ -98,8 +97,8 @@ def grid_points(step: float, tolerance: float) -> list[Point]:
     highest = _GROWTH * (1 + tolerance)
     depths, widths = _axis(highest, step), _axis(math.sqrt(highest), step)
     count = len(depths) * len(widths) ** 2
-    if count > MAX_POINTS:
-        raise _refuse(f"--step {step:g}", f"a grid of {count:,} points; at most {MAX_POINTS:,} are allowed")
+    if count > limit("points"):
+        raise _refuse(f"--step {step:g}", f"a grid of {count:,} points; {at_most('points')}")
     box = ((alpha, beta, gamma) for alpha in depths for beta in widths for gamma in widths)
     points = [point for point in box if _distance(point)[0] <= _GROWTH * tolerance]
     if not points:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..config import Path, Problem, format_value
+from ..config import Path, Problem, at_most, format_value, limit
 from .scaling import distribute, multiplier, round_to
-from .settings import MAX_BLOCKS, MAX_CHANNELS, MAX_RESOLUTION, Rounding, ScaleWidth
+from .settings import Rounding, ScaleWidth
 from .spec import ArchSpec
 
 Limit = Literal["small", "large"]
@@ -36,8 +36,9 @@ class Numbers:
         else:
             exact, path = rule.resolution, ("scaling", "resolution")
         # Compared before rounding: rounding never gives less than one px.
-        if not 1 <= exact <= MAX_RESOLUTION:
-            message = f"an image of {exact:,.6g} px; expected 1 to {MAX_RESOLUTION:,}"
+        if not 1 <= exact <= limit("resolution"):
+            allowed = "at least 1 is needed" if exact < 1 else at_most("resolution")
+            message = f"an image of {exact:,.6g} px; {allowed}"
             self.refuse(message, path, self.value(path), limit="small" if exact < 1 else "large")
             return 1
         return self.round(exact, spec.rounding.resolution, path)
@@ -49,8 +50,8 @@ class Numbers:
         rounded = self.round(channels * self.width, rule, path)
         if scaled == "up":
             rounded = max(channels, rounded)
-        if rounded > MAX_CHANNELS:
-            message = f"{count(rounded)} channels after scaling; at most {MAX_CHANNELS:,} are allowed"
+        if rounded > limit("channels"):
+            message = f"{count(rounded)} channels after scaling; {at_most('channels')}"
             self.refuse(message, path, channels, limit="large")
         return rounded
 
@@ -64,8 +65,8 @@ class Numbers:
                 repeats = [depths[path] for path in scaled]
                 total = self.round(sum(repeats) * self.depth, self.spec.rounding.repeats, (*scaled[0], "repeats"))
                 depths |= dict(zip(scaled, distribute(total, repeats), strict=True))
-        if sum(depths.values()) > MAX_BLOCKS:
-            message = f"{count(sum(depths.values()))} blocks; at most {MAX_BLOCKS:,} are allowed"
+        if sum(depths.values()) > limit("blocks"):
+            message = f"{count(sum(depths.values()))} blocks; {at_most('blocks')}"
             self.refuse(message, self.cause("depth"), None, limit="large")
         return depths
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from typing import NamedTuple, TypeVar
 
-from ..config import Path
+from ..config import Path, at_most, limit
 from .layout import Chain, conv_plan, lay_out
 from .numbers import Numbers, RowNumbers, count
 from .plan import BlockPlan, ConvPlan, FeaturePlan, GroupPlan, HeadPlan, LinearPlan, Plan, PoolPlan, StagePlan
@@ -15,8 +15,6 @@ from .rows import AnyRow
 from .scaling import compound_growth, drop_path_rate
 from .settings import Norm, Scaling, SqueezeExcite
 from .spec import ArchSpec, ScalingWarning, variant_overrides
-
-MAX_WEIGHTS = 10**12
 
 
 def resolve(
@@ -231,9 +229,8 @@ class Resolver:
 
     def check_weights(self, weights: int) -> None:
         """Refuse what no machine holds."""
-        if weights > MAX_WEIGHTS:
-            limit = f"{count(MAX_WEIGHTS)} ({4 * MAX_WEIGHTS // 10**12} TB)"
-            message = f"{count(weights)} weights; at most {limit} are allowed"
+        if weights > limit("weights"):
+            message = f"{count(weights)} weights; {at_most('weights')}"
             self.numbers.refuse(message, self.numbers.cause("width"), None, limit="large")
 
     def _check_stride(self, name: str, stride: int, resolution: int) -> None:

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
-from ..config import StrictModel
+from ..config import AtMost, StrictModel
 from .settings import (
-    MAX_BLOCKS,
     ActivationName,
     Channels,
     KernelSize,
@@ -27,7 +26,7 @@ _TYPE = "the kind of block"
 class _Row(StrictModel):
     """`repeats` blocks of one kind, of which the first one strides if it is the first of its stage."""
 
-    repeats: int = Field(1, ge=1, le=MAX_BLOCKS, description="blocks before scaling")
+    repeats: Annotated[int, Field(ge=1), AtMost("blocks")] = Field(1, description="blocks before scaling")
     stride: Stride = Field(1, description="of the first block; only the first row of a stage may have 2")
     out_channels: Channels = Field(description="before scaling")
     activation: ActivationName | None = Field(None, description="instead of the network's")
@@ -154,6 +153,6 @@ def _form(value: Any) -> str:
     return "rows" if isinstance(value, list | tuple) else "row"
 
 
-Rows = Annotated[tuple[Row, ...], Field(strict=False, min_length=1, max_length=MAX_BLOCKS)]
+Rows = Annotated[tuple[Row, ...], Field(strict=False, min_length=1), AtMost("blocks")]
 Stage = Annotated[Annotated[Row, Tag("row")] | Annotated[Rows, Tag("rows")], Discriminator(_form)]
 """A row of the table, or a list of rows that make one stage, of which only the first may stride."""

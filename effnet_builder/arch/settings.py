@@ -7,12 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from ..config import StrictModel, Text
-
-MAX_CHANNELS = 1_000_000
-MAX_BLOCKS = 1_000
-MAX_STAGES = 200
-MAX_RESOLUTION = 65_536
+from ..config import AtMost, StrictModel, Text
 
 # Names are torch's: `torch.nn.functional.<name>`.
 ActivationName = Literal["relu", "relu6", "silu", "hardswish", "gelu"]
@@ -39,12 +34,13 @@ def _never_smaller(value: object) -> object:
     return value
 
 
-Channels = Annotated[int, Field(ge=1, le=MAX_CHANNELS)]
+Channels = Annotated[int, Field(ge=1), AtMost("channels")]
+Pixels = Annotated[int, Field(ge=1), AtMost("resolution")]
 KernelSize = Annotated[int, Field(ge=1, le=31, json_schema_extra={"not": {"multipleOf": 2}}), AfterValidator(_odd)]
 # A Literal alone would take True and 2.0 for its members.
 Stride = Annotated[Literal[1, 2], BeforeValidator(_one_or_two)]
 ScaleWidth = Annotated[bool | Literal["up"], BeforeValidator(_never_smaller)]
-Multiplier = Annotated[float, Field(gt=0, le=100)]
+Multiplier = Annotated[float, Field(gt=0), AtMost("multiplier")]
 Ratio = Annotated[float, Field(ge=1, le=100)]
 
 
@@ -122,7 +118,7 @@ class Scaling(StrictModel):
     gamma: float | None = Field(None, ge=0.1, le=10, description="resolution multiplier at phi = 1")
     depth: Multiplier | None = Field(None, description="explicit depth multiplier, instead of alpha ** phi")
     width: Multiplier | None = Field(None, description="explicit width multiplier, instead of beta ** phi")
-    resolution: Annotated[float, Field(ge=1, le=MAX_RESOLUTION)] | None = Field(
+    resolution: Annotated[float, Field(ge=1), AtMost("resolution")] | None = Field(
         None, description="explicit image size in px, instead of resolution * gamma ** phi"
     )
     source: Text | None = Field(None, description="where the coefficients come from")

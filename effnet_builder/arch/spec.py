@@ -8,12 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..config import Name, Path, StrictModel, Text, load
+from ..config import AtMost, Name, Path, StrictModel, Text, limit, load
 from .rows import AnyRow, Stage
 from .settings import (
-    MAX_CHANNELS,
-    MAX_RESOLUTION,
-    MAX_STAGES,
     ActivationName,
     AntiAlias,
     Channels,
@@ -22,6 +19,7 @@ from .settings import (
     KernelSize,
     Norm,
     PaddingMode,
+    Pixels,
     RoundingRules,
     ScaleWidth,
     Scaling,
@@ -57,7 +55,9 @@ class Head(StrictModel):
     bias: bool | None = Field(None, description="of the convolution, pool_conv only; true if not given")
     pool: Pooling = Field("avg", description="global pooling: mean, maximum, or half of their sum")
     dropout: float = Field(0.0, ge=0, lt=1, description="before the classifier")
-    num_classes: int = Field(1000, ge=0, le=MAX_CHANNELS, description="outputs of the classifier; 0: no classifier")
+    num_classes: Annotated[int, Field(ge=0), AtMost("channels")] = Field(
+        1000, description="outputs of the classifier; 0: no classifier"
+    )
     activation: ActivationName | None = Field(None, description="instead of the network's")
     scale_width: ScaleWidth = Field(True, description="whether the width multiplier applies; 'up': only if above 1")
 
@@ -68,7 +68,7 @@ class Head(StrictModel):
                 if getattr(self, name) is not None:
                     yield name, "has no effect: a head of order 'pool' has no convolution; leave it out"
         elif self.out_channels is None:
-            yield "out_channels", f"missing; expected a whole number from 1 to {MAX_CHANNELS:,}, or order: pool"
+            yield "out_channels", f"missing; expected a whole number from 1 to {limit('channels'):,}, or order: pool"
         elif self.order != "pool_conv" and self.bias is not None:
             yield "bias", f"has no effect: in a head of order {self.order!r} a norm follows; leave it out"
 
@@ -77,9 +77,7 @@ class Published(StrictModel):
     """What the source reports of this network."""
 
     top1: float | None = Field(None, ge=0, le=100, description="ImageNet top-1 accuracy in percent")
-    resolution: int | None = Field(
-        None, ge=1, le=MAX_RESOLUTION, description="image size in px of the accuracy, where it is not the spec's"
-    )
+    resolution: Pixels | None = Field(None, description="image size in px of the accuracy, where it is not the spec's")
     params: int | None = Field(None, ge=0, le=10**15, description="trainable parameters")
     macs: int | None = Field(None, ge=0, le=10**18, description="multiply-adds for one image")
     source: Text | None = Field(None, description="where the figures stand")
@@ -108,7 +106,7 @@ class ArchSpec(StrictModel):
     description: Text | None = Field(None, description="what it is")
     source: Text | None = Field(None, description="paper, table, code")
     published: Published | None = Field(None, description="accuracy and counts that the source reports")
-    resolution: int = Field(ge=1, le=MAX_RESOLUTION, description="image size in px, before scaling")
+    resolution: Pixels = Field(description="image size in px, before scaling")
     in_channels: Channels = Field(3, description="channels of the image")
     normalization: Normalization | None = Field(None, description="of the images that the published weights expect")
     activation: ActivationName = Field("silu", description="of every part that says nothing else")
@@ -124,8 +122,8 @@ class ArchSpec(StrictModel):
         None, description="dilate instead of striding further, for segmentation (DeepLab)"
     )
     stem: Stem = Field(description="the first convolution")
-    stages: tuple[Stage, ...] = Field(
-        strict=False, min_length=1, max_length=MAX_STAGES, description="the table: rows, or lists of rows"
+    stages: Annotated[tuple[Stage, ...], Field(strict=False, min_length=1), AtMost("stages")] = Field(
+        description="the table: rows, or lists of rows"
     )
     head: Head = Field(description="from the last stage to the classes")
     scaling: Scaling = Field(Scaling(), description="multipliers of depth, width and resolution")

@@ -8,11 +8,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 
-from ..config import ConfigError, Mark, Problem, nearest
+from ..config import ConfigError, Mark, Problem, at_most, limit, nearest
 from .spec import ArchSpec
 from .variants import Costing, Variant
 
-MAX_VARIANTS = 200_000
 DIMENSIONS = ("depth", "width", "resolution")
 _PER_SECOND = 5_000  # for the estimate in the refusal; measured in benchmarks/RESULTS.md
 
@@ -33,9 +32,9 @@ def sweep(spec: ArchSpec, phi: Iterable[float] | None = None, **multipliers: Ite
 def _check(spec: ArchSpec, values: Mapping[str, Sequence[float]]) -> None:
     """Refuse too many variants, and values that no spec may have."""
     count = math.prod(len(each) for each in values.values())
-    if count > MAX_VARIANTS:
+    if count > limit("variants"):
         seconds = count / _PER_SECOND
-        message = f"{count:,} variants, about {seconds:,.0f} s; at most {MAX_VARIANTS:,} are allowed: take larger steps"
+        message = f"{count:,} variants, about {seconds:,.0f} s; take larger steps: {at_most('variants')}"
         raise ConfigError([Problem(message)])
     if not count:
         raise ConfigError([Problem("no values, so that there are no variants")])
@@ -79,8 +78,8 @@ def parse_range(text: str, argument: str) -> list[float]:
     if step <= 0 or stop < start:
         raise ConfigError([Problem("empty: expected from:to:step with to >= from and step > 0", mark=mark)])
     count = int((stop - start) / step) + 1
-    if count > MAX_VARIANTS:
-        raise ConfigError([Problem(f"{count:,} steps; at most {MAX_VARIANTS:,} are allowed", mark=mark)])
+    if count > limit("variants"):
+        raise ConfigError([Problem(f"{count:,} steps; {at_most('variants')}", mark=mark)])
     # Decimal: 0.1 * 3 is not 0.3 in binary, and would miss or repeat a rounding border.
     return [float(start + i * step) for i in range(count)]
 

@@ -18,6 +18,7 @@ from ..arch.summary import align, render_summary, si, summary_data, totals_line
 from ..config import Node, load_document, locate, shipped
 from .console import (
     EXIT_FAILURE,
+    LIMIT_OPTION,
     SPECS_ARGUMENT,
     VERSION_OPTION,
     application,
@@ -118,6 +119,7 @@ def build_arch(
             help="Copy the random weights of timm's or torchvision's network, and print the largest output difference.",
         ),
     ] = None,
+    limit: Annotated[list[str] | None, LIMIT_OPTION] = None,
     schema: Annotated[bool, schema_option("archspec")] = False,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
@@ -159,7 +161,7 @@ def build_arch(
         raise fail(f"{len(more) + 1} SPECs; several go with --compare only")
     if printing == "--compare" and (not more or writes or diagram):
         raise fail("--compare takes two SPECs or more, and goes with none of --save, --weights and the like")
-    with reporting("nothing was built."):
+    with reporting("nothing was built.", limit or ()):
         loaded, changes = varied_spec(spec, assignments, **flags)
         plan = resolve(loaded)
         if phi is not None:
@@ -177,6 +179,9 @@ def build_arch(
         if diagram is not None:
             draw_diagram(plan, diagram, theme)
         if weights is None and spec.endswith(".safetensors"):
+            from ..models.files import check_claim
+
+            check_claim(spec)
             weights = Path(spec)
         if weights is not None or save_weights is not None:
             convert_weights(plan, weights, weights_layout, save_weights, layout)

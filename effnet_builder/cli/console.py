@@ -16,7 +16,19 @@ import typer
 
 from .. import __version__
 from ..arch.spec import ArchSpec, load_spec, variant_overrides
-from ..config import ConfigError, Kind, Mark, Node, node_of, of_system, parse_assignments, printable, shipped
+from ..config import (
+    ConfigError,
+    Kind,
+    Mark,
+    Node,
+    limits,
+    node_of,
+    of_system,
+    parse_assignments,
+    parse_limits,
+    printable,
+    shipped,
+)
 
 EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
@@ -126,13 +138,17 @@ def leave(message: str) -> NoReturn:
 
 
 @contextmanager
-def reporting(nothing_done: str) -> Iterator[None]:
-    """Mistakes of the user as located lines on stderr and exit code 2, warnings as lines, never a traceback."""
+def reporting(nothing_done: str, raised: Sequence[str] = ()) -> Iterator[None]:
+    """Mistakes of the user as located lines on stderr and exit code 2, warnings as lines, never a traceback.
+
+    `raised` are the arguments of --limit, which hold inside.
+    """
     threading.excepthook = _thread_failed
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_: echo(f"warning: {message}", err=True, colour="yellow")
         try:
-            yield
+            with limits(**parse_limits(raised)):
+                yield
         except ConfigError as error:
             count = len(error.problems)
             # Once on each machine: all processes make the same mistake, but each machine has a disk of its own.
@@ -191,4 +207,10 @@ def _complete_spec(incomplete: str) -> list[str]:
 
 SPEC_ARGUMENT = typer.Argument(metavar="SPEC", help=_SPEC_HELP, autocompletion=_complete_spec, show_default=False)
 SPECS_ARGUMENT = typer.Argument(metavar="SPEC", help=_SPEC_HELP, autocompletion=_complete_spec, show_default=False)
+LIMIT_OPTION = typer.Option(
+    "--limit",
+    metavar="NAME=NUMBER",
+    help="Raise a limit that a refusal names, as in blocks=5000. May be repeated.",
+    show_default=False,
+)
 VERSION_OPTION = typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")

@@ -12,7 +12,18 @@ import typer
 
 from ..arch.summary import align
 from ..config import ConfigError, Mark, Problem, of_system, printable
-from .console import EXIT_FAILURE, VERSION_OPTION, application, echo, fail, leave, one_of_many, reporting, run
+from .console import (
+    EXIT_FAILURE,
+    LIMIT_OPTION,
+    VERSION_OPTION,
+    application,
+    echo,
+    fail,
+    leave,
+    one_of_many,
+    reporting,
+    run,
+)
 from .train_options import DataOption, DeviceOption, OnBadOption, StorageOption, TimeoutOption, WorkersOption
 
 if TYPE_CHECKING:
@@ -80,6 +91,7 @@ def eval_arch(
     on_bad: OnBadOption = None,
     timeout: TimeoutOption = None,
     output_format: Annotated[Format, typer.Option("--format", help="text, or json with everything.")] = Format.text,
+    limit: Annotated[list[str] | None, LIMIT_OPTION] = None,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Evaluate a trained network: accuracy, loss, calibration, and each class by itself.
@@ -90,7 +102,7 @@ def eval_arch(
     eval-arch runs/first --checkpoint best --format json
     torchrun --nproc-per-node 2 --no-python eval-arch runs/first
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
-    with reporting("nothing was evaluated."):
+    with reporting("nothing was evaluated.", limit or ()):
         options: dict[str, Any] = {
             "data": data, "workers": workers, "device": device and device.value, "storage": storage and storage.value,
             "on_bad": on_bad and on_bad.value, "timeout": timeout,

@@ -6,16 +6,24 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from .. import __version__
+from ..config import ConfigError, Mark, Problem
 
 if TYPE_CHECKING:
     import torch
 
     from ..train.data import Dataset
+    from ..train.run import Run
+
+
+Count = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -23,22 +31,24 @@ class Order:
     """What the options of train-arch say that neither spec nor recipe does."""
 
     data: str = "digits"
-    device: str = "auto"
-    storage: str = "auto"
-    on_bad: str = "error"
-    workers: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    storage: Literal["auto", "device", "memory", "cache", "stream"] = "auto"
+    on_bad: Literal["error", "skip"] = "error"
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
     teacher: str | None = None
-    save_every: int | None = None
-    log_every: int = 20
-    best: int = 1
+    save_every: Count | None = None
+    log_every: Count = 20
+    best: Count = 1
     tensorboard: bool = False
     wandb: bool = False
     report: bool = True
     timeout: int = 300  # seconds without an answer from another process
+    limits: dict[str, int] = field(default_factory=dict)
 
     def vary(self, given: Mapping[str, Any]) -> Order:
-        """With the options that were given, which are those that are not None."""
-        return replace(self, **{name: value for name, value in given.items() if value is not None})
+        """With the options that were given, which are those that are not None; limits are added to those that hold."""
+        changes = {name: value for name, value in given.items() if value is not None}
+        return replace(self, **changes | {"limits": self.limits | changes.get("limits", {})})
 
 
 def record(order: Order, dataset: Dataset, device: torch.device, processes: int) -> dict[str, Any]:
@@ -57,10 +67,34 @@ def record(order: Order, dataset: Dataset, device: torch.device, processes: int)
     }
 
 
-def recorded_order(written: Mapping[str, Any]) -> Order:
-    """The order in a `run.json`, as far as this version knows its options."""
-    known = {field.name for field in fields(Order)}
-    return Order(**{name: value for name, value in written["order"].items() if name in known})
+class _Data(TypedDict):
+    classes: tuple[str, ...]
+
+
+class _Environment(TypedDict):
+    threads: Annotated[int, Field(ge=1, le=4096)]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run needs to know of itself; other keys are for people, and options of other versions are left out."""
+
+    order: Order
+    data: _Data
+    environment: _Environment
+    resumed: list[dict[str, Any]] = field(default_factory=list)
+
+
+def recorded(run: Run) -> Recorded:
+    """The `run.json` of a run. Raises ConfigError where it is none."""
+    try:
+        return TypeAdapter(Recorded).validate_json((run.folder / "run.json").read_bytes())
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        reason = ".".join(map(str, first["loc"])) + f": {first['msg']}"
+    raise ConfigError([Problem(f"its run.json cannot be read: {reason}", mark=Mark(str(run.folder)))])
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..config import ConfigError, Mark, Problem
-from .console import VERSION_OPTION, application, echo, reporting, run
+from .console import LIMIT_OPTION, VERSION_OPTION, application, echo, reporting, run
 from .evaluate import CHECKPOINT_OPTION, RAW_OPTION, TRAINED_ARGUMENT, Format, ViewsChoice, ViewsOption
 from .predictions_table import prediction_rows, predictions_table
 from .train_options import DeviceOption
@@ -33,6 +33,7 @@ def predict_arch(
     output_format: Annotated[
         Format, typer.Option("--format", help="text, or json with a row for each image.")
     ] = Format.text,
+    limit: Annotated[list[str] | None, LIMIT_OPTION] = None,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Print class names and probabilities for images.
@@ -41,7 +42,7 @@ def predict_arch(
     predict-arch runs/efficientnet-pico-digits-1 seven.png
     predict-arch model.safetensors *.jpg --top 1 --format json
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
-    with reporting("nothing was predicted."):
+    with reporting("nothing was predicted.", limit or ()):
         from dataclasses import replace
 
         from ..train.device import to_device

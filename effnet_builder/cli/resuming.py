@@ -17,6 +17,7 @@ from ..train.saving import NothingKept, RunSaver
 from ..train.state import State
 from .compose import Material
 from .console import echo
+from .order import recorded
 
 
 def facts(material: Material) -> dict[str, Any]:
@@ -52,7 +53,7 @@ def restore(run: Run, saver: RunSaver, state: State, now: Mapping[str, Any], mar
         raise ConfigError([Problem(message, mark=mark)])
     try:
         state.load(checkpoint)
-    except (RuntimeError, KeyError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError([Problem(f"does not fit: {str(error).splitlines()[0]}", mark=mark)]) from None
 
 
@@ -82,7 +83,7 @@ def refuse_foreign(run: Run) -> None:
 
 def as_before(run: Run) -> None:
     """The number of threads that the run was started with: with another one, sums differ in their last bits."""
-    threads = run.read_json("run.json")["environment"]["threads"]
+    threads = recorded(run).environment["threads"]
     if threads != torch.get_num_threads():
         echo(f"on {threads} threads, as the run was started, not {torch.get_num_threads()}", err=True)
         torch.set_num_threads(threads)

@@ -20,7 +20,7 @@ from ..arch.sweep import pareto, parse_grid, parse_range, sweep
 from ..arch.variant_tables import fit_data, render_fit, render_variants
 from ..arch.variants import Variant
 from ..config import Mark, node_of
-from .console import SPEC_ARGUMENT, VERSION_OPTION, application, echo, fail, reporting, run, varied_spec
+from .console import LIMIT_OPTION, SPEC_ARGUMENT, VERSION_OPTION, application, echo, fail, reporting, run, varied_spec
 from .pictures import THEME_OPTION, ThemeOption, draw_sweep
 from .saving import save_spec
 from .train_options import DataOption, Device, DeviceOption, EpochsOption, RecipeOption
@@ -125,6 +125,7 @@ def scale_arch(
     study_name: Annotated[
         str | None, typer.Option(help="For a database of many studies.  [default: SPEC-DATA]", show_default=False)
     ] = None,
+    limit: Annotated[list[str] | None, LIMIT_OPTION] = None,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
     """Scale the network of a YAML spec: to a budget, or over a range.
@@ -136,7 +137,7 @@ def scale_arch(
     scale-arch efficientnet-pico --search --step 0.1 --train
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
     _refuse_combinations(fit, phi, grid, search, only_pareto, save, plot, out, train)
-    with reporting("nothing was scaled."):
+    with reporting("nothing was scaled.", limit or ()):
         loaded, _ = varied_spec(spec, assignments, num_classes=num_classes, in_channels=in_channels)
         mark = Mark(f"--rule {rule}")
         ruled = loaded.vary({path: node_of(value, mark) for path, value in rule_overrides(rule).items()})

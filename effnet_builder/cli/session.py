@@ -19,7 +19,7 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import summary_data, totals_line
-from ..config import ConfigError, Mark, Node, Problem, of_system, printable, write_whole
+from ..config import ConfigError, Mark, Node, Problem, limits, of_system, printable, write_whole
 from ..models.files import load_weights
 from ..models.network import Network
 from ..train.allocator import keep_freed_memory
@@ -41,7 +41,7 @@ from .compose import Material, assemble, choose, fit_together, new_model
 from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave
 from .finish import finish
 from .memory import fit_into_memory, out_of_memory
-from .order import Order, record, recorded_order
+from .order import Order, record, recorded
 from .resuming import as_before, facts, refuse_foreign, restarted, restore
 from .teaching import teacher_of
 
@@ -69,7 +69,10 @@ class Session:
         stop, run = StopRequest(at_once=True), None
         device = choose(self.order.device)
         try:
-            with processes(device, self.order.timeout) as who, stop.listening(), ExitStack() as owned:
+            with (
+                limits(**self.order.limits), processes(device, self.order.timeout) as who, stop.listening(),
+                ExitStack() as owned,
+            ):  # fmt: skip
                 run, stage = self._own(who, owned)
                 if stage != "done":
                     self._train(run, stage == "begun", device, who, stop, fit_batch)
@@ -151,12 +154,10 @@ def go_on(
         raise ConfigError([Problem("is no run directory: it has no recipe.yaml", mark=mark)])
     if run.done and not restarted():
         raise ConfigError([Problem("is done; its weights are in model.safetensors", mark=mark)])
-    try:
-        order = recorded_order(run.read_json("run.json")).vary(options)
-    except (OSError, KeyError, TypeError) as error:
-        raise ConfigError([Problem(f"its run.json cannot be read: {error}", mark=mark)]) from None
-    plan = resolve(load_spec(run.spec))
-    return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, "go on", accept_changes)
+    order = recorded(run).order.vary(options)
+    with limits(**order.limits):
+        plan = resolve(load_spec(run.spec))
+        return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, "go on", accept_changes)
 
 
 def _create(target: Path) -> Run:

@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from ..arch.resolve import resolve
-from ..config import ConfigError, Mark, Node, Problem, node_of, of_system, parse_assignments
+from ..config import ConfigError, Mark, Node, Problem, node_of, of_system, parse_assignments, parse_limits
 from ..train.recipe import Recipe, load_recipe
 from .console import (
     EXIT_FAILURE,
+    LIMIT_OPTION,
     SPEC_ARGUMENT,
     VERSION_OPTION,
     application,
@@ -97,6 +98,7 @@ def train_arch(
     timeout: TimeoutOption = None,
     tensorboard: Annotated[bool | None, typer.Option("--tensorboard", help="Log for TensorBoard too.")] = None,
     wandb: Annotated[bool | None, typer.Option("--wandb", help="Log to Weights & Biases too.")] = None,
+    limit: Annotated[list[str] | None, LIMIT_OPTION] = None,
     schema: Annotated[bool, schema_option("recipe")] = False,
     version: Annotated[bool, VERSION_OPTION] = False,
 ) -> None:
@@ -112,12 +114,12 @@ def train_arch(
     torchrun --nproc-per-node 2 --no-python train-arch efficientnet-pico
     torchrun --nproc-per-node 2 --max-restarts 3 --no-python train-arch efficientnet-pico --out runs/first
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
-    with reporting("nothing was trained."):
+    with reporting("nothing was trained.", limit or ()):
         options: dict[str, Any] = {
             "data": data, "workers": workers, "save_every": save_every, "log_every": log_every, "best": best,
             "teacher": None if teacher is None else str(teacher), "tensorboard": tensorboard, "wandb": wandb,
             "report": report, "device": device and device.value, "storage": storage and storage.value,
-            "on_bad": on_bad and on_bad.value, "timeout": timeout,
+            "on_bad": on_bad and on_bad.value, "timeout": timeout, "limits": parse_limits(limit or ()) or None,
         }  # fmt: skip
         changes = recipe_changes(epochs, assignments or ())
         from .resuming import restarted, to_be_restarted

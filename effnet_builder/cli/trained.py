@@ -13,7 +13,7 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..config import ConfigError, Mark, Problem
-from ..models.files import load_weights
+from ..models.files import check_claim, load_weights
 from ..models.network import Network
 from ..train.augment import InputPath
 from ..train.augment_settings import Augment
@@ -22,7 +22,7 @@ from ..train.predictions import Evaluation
 from ..train.recipe import Normalize, Recipe, load_recipe
 from ..train.run import Run
 from ..train.stages import evaluation
-from .order import Order, recorded_order
+from .order import Order, recorded
 
 _BATCH_SIZE = 64
 
@@ -59,7 +59,13 @@ def load_trained(path: Path, checkpoint: str = "kept", *, raw: bool = False) -> 
     if not run.recipe.exists():
         raise ConfigError([Problem("is neither a run directory nor a .safetensors file", mark=mark)])
     recipe, plan = load_recipe(run.recipe), resolve(load_spec(run.spec))
-    written = run.read_json("run.json")
+    written = recorded(run)
+    classes = written.data["classes"]
+    if len(classes) != plan.num_classes:
+        message = f"its run.json names {len(classes)} classes, its spec.yaml has {plan.num_classes}"
+        raise ConfigError([Problem(message, mark=mark)])
+    if recipe.normalize is None:
+        raise ConfigError([Problem("its recipe.yaml has no normalize, as a run's has", mark=mark)])
     model = Network(plan)
     if checkpoint == "kept" and not raw:
         if not run.weights.exists():
@@ -72,9 +78,7 @@ def load_trained(path: Path, checkpoint: str = "kept", *, raw: bool = False) -> 
         average = not raw and any(name.startswith("ema.") for name in found.tensors)
         model.load_state_dict(found.part("ema." if average else "model."))
         weights = f"{'the average' if average else 'the weights'} of step {found.facts['step']:,}"
-    assert recipe.normalize is not None
-    classes = tuple(written["data"]["classes"])
-    return Trained(model.eval(), plan, recipe.normalize, classes, recipe, recorded_order(written), weights)
+    return Trained(model.eval(), plan, recipe.normalize, classes, recipe, written.order, weights)
 
 
 def how_to_evaluate(trained: Trained, batch_size: int | None = None) -> Evaluation:
@@ -92,12 +96,13 @@ def _from_weights(path: Path, mark: Mark) -> Trained:
     said = plan.spec.normalization
     if said is None:
         raise ConfigError([Problem("does not say by which mean and std its images are normalized", mark=mark)])
+    check_claim(path)
     model = Network(plan)
     load_weights(model, path)
     try:
         with safe_open(path, "pt") as opened:
             names = json.loads((opened.metadata() or {}).get("classes", "null"))
-    except (SafetensorError, ValueError):
+    except (SafetensorError, ValueError, RecursionError):
         names = None
     classes = tuple(map(str, names)) if isinstance(names, list) and len(names) == plan.num_classes else None
     normalize = Normalize(mean=said.mean, std=said.std)

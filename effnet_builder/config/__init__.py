@@ -1,12 +1,14 @@
 """Reading and writing what people write: YAML with positions, `extends`, overrides, strict models, located errors."""
 
 from .documents import Kind, load_document, nearest, override, parse_assignments, shipped
-from .errors import ConfigError, Mark, Path, Problem, format_value, of_system, printable
+from .errors import ConfigError, Mark, Path, Problem, format_value, of_system, printable, shorten
+from .limits import AtMost, at_most, limit, limits, parse_limits
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of
 from .writing import shared_mode, write_whole, writing
 
 __all__ = [
+    "AtMost",
     "ConfigError",
     "Document",
     "Kind",
@@ -17,7 +19,10 @@ __all__ = [
     "Problem",
     "StrictModel",
     "Text",
+    "at_most",
     "format_value",
+    "limit",
+    "limits",
     "load",
     "load_document",
     "locate",
@@ -26,9 +31,11 @@ __all__ = [
     "of_system",
     "override",
     "parse_assignments",
+    "parse_limits",
     "printable",
     "shared_mode",
     "shipped",
+    "shorten",
     "validate",
     "write_whole",
     "writing",

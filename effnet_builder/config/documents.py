@@ -7,21 +7,23 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path as File
 from typing import Literal
 
 from .errors import ConfigError, Mark, Path, Problem, format_value, shorten
+from .limits import at_most, limit
 from .reading import Document, Node, node_of, parse_yaml, plain, read_document
 
 Kind = Literal["archspecs", "recipes"]
 
-_MAX_CHAIN = 8
 _SUFFIXES = (".yaml", ".yml", ".safetensors")
 _INDEX = re.compile(r"0|[1-9][0-9]{0,5}")
 # What a document says of itself is not true of one that extends it.
 _NOT_INHERITED = ("name", "description", "source", "published")
 
 
+@cache
 def shipped(kind: Kind) -> dict[str, File]:
     """The documents that come with the package, by name, in reading order."""
     package = File(__file__).parent.parent
@@ -50,7 +52,9 @@ def override(document: Document, changes: Mapping[str, Node]) -> Document:
     root = document.root
     for path, value in changes.items():
         if not re.fullmatch(r"\w+(\.\w+|\[\d+\])*", path, re.ASCII):
-            problems.append(Problem(f"expected a path such as stages.2.stride, found {path!r}", mark=value.mark))
+            problems.append(
+                Problem(f"expected a path such as stages.2.stride, found '{shorten(path)}'", mark=value.mark)
+            )
             continue
         nested = value
         for part in reversed(re.findall(r"\w+", path)):
@@ -102,7 +106,7 @@ def nearest(word: str, allowed: list[str]) -> str:
 
 
 def _load(file: File, label: str, root: File, kind: Kind, chain: tuple[File, ...]) -> Document:
-    document = read_document(label)
+    document = read_document(file, label)
     node = document.root
     if not isinstance(node.value, dict):
         raise ConfigError([Problem("expected a mapping of keys to values", mark=node.mark)])
@@ -114,12 +118,14 @@ def _load(file: File, label: str, root: File, kind: Kind, chain: tuple[File, ...
         raise ConfigError([Problem("expected the name or path of one spec", ("extends",), mark=mark)])
     chain = (*chain, file.resolve())
     target, target_root = _extended_file(parent.value, file, root, kind, mark)
-    if target.resolve() in chain:
+    if target in chain:
         names = " -> ".join(link.name for link in (*chain, target))
         raise ConfigError([Problem(f"a cycle: {names}", ("extends",), format_value(parent.value), mark)])
-    if len(chain) > _MAX_CHAIN:
-        raise ConfigError([Problem(f"a chain of more than {_MAX_CHAIN} files", ("extends",), mark=mark)])
-    base = _load(target, os.path.normpath(target), target_root, kind, chain)
+    if len(chain) > limit("files"):
+        raise ConfigError([Problem(f"a chain of too many files; {at_most('files')}", ("extends",), mark=mark)])
+    there = os.path.join(os.path.dirname(label), os.path.relpath(target, file.parent.resolve()))
+    shown = os.path.normpath(there) if _is_path(parent.value) else str(target)
+    base = _load(target, shown, target_root, kind, chain)
     assert isinstance(base.root.value, dict)
     for key in _NOT_INHERITED:
         base.root.value.pop(key, None)
@@ -128,19 +134,21 @@ def _load(file: File, label: str, root: File, kind: Kind, chain: tuple[File, ...
 
 
 def _extended_file(name: str, file: File, root: File, kind: Kind, mark: Mark) -> tuple[File, File]:
-    """The file that `extends: name` means, and the folder that its own `extends` may not leave."""
+    """The file that `extends: name` means, without links, and the folder that its own `extends` may not leave."""
     if not _is_path(name):
-        target = _shipped_file(name, kind, mark, file.parent)
+        target = _shipped_file(name, kind, mark, file.parent).resolve()
         return target, target.parent
-    target = file.parent / name
     try:
-        inside = target.resolve().is_relative_to(root.resolve())
-    except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links
-        inside = False
-    if not inside or os.path.isabs(name):
+        # What is checked is what is read: in a path with links, `..` may lead elsewhere than it seems.
+        target = (file.parent / name).resolve()
+        inside = target.is_relative_to(root.resolve()) and not os.path.isabs(name)
+        there = inside and target.is_file()
+    except (OSError, ValueError, RuntimeError):  # a NUL byte, a loop of links, a name that no disk has
+        inside = there = False
+    if not inside:
         allowed = "expected a shipped name or a relative path that stays inside the folder of the spec"
         raise ConfigError([Problem(allowed, ("extends",), format_value(name), mark)])
-    if not target.is_file():
+    if not there:
         raise ConfigError([Problem("no such file", ("extends",), format_value(name), mark)])
     return target, root
 

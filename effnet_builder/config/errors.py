@@ -39,7 +39,8 @@ class Problem:
         subject = format_path(self.path)
         if subject and self.value is not None:
             subject += f" = {self.value}"
-        return " ".join(filter(None, (str(self.mark or ""), f"{subject}:" if subject else "", self.message)))
+        message = "\n".join(map(printable, self.message.split("\n")))  # names in files are anybody's
+        return " ".join(filter(None, (str(self.mark or ""), f"{subject}:" if subject else "", message)))
 
 
 class ConfigError(Exception):

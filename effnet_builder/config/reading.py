@@ -19,10 +19,7 @@ import yaml
 from pydantic import BaseModel
 
 from .errors import ConfigError, Mark, Path, Problem, format_value, shorten
-
-MAX_BYTES = 256 * 1024
-MAX_DEPTH = 32
-MAX_NODES = 10_000
+from .limits import at_most, limit
 
 Scalar = str | int | float | bool | None
 
@@ -61,13 +58,14 @@ class Document:
     problems: tuple[Problem, ...] = ()
 
 
-def read_document(path: str | os.PathLike[str]) -> Document:
-    """Read one YAML file, or the spec in the metadata of a .safetensors file.
+def read_document(path: str | os.PathLike[str], label: str | None = None) -> Document:
+    """Read one YAML file, or the spec in the metadata of a .safetensors file; `label` is what mistakes call it.
 
     Raises ConfigError where it is no readable, small, regular file of YAML text.
     """
     name = os.fspath(path)
-    return parse_yaml(_read_text(name), name)
+    label = name if label is None else label
+    return parse_yaml(_read_text(name, label), label)
 
 
 def parse_yaml(text: str, source: str) -> Document:
@@ -117,24 +115,24 @@ def node_of(value: object, mark: Mark) -> Node:
     raise TypeError(f"{mark} expected plain data, not {type(value).__name__}")
 
 
-def _read_text(name: str) -> str:
+def _read_text(name: str, label: str) -> str:
     def refuse(reason: str) -> ConfigError:
-        return ConfigError([Problem(reason, mark=Mark(name))])
+        return ConfigError([Problem(reason, mark=Mark(label))])
 
     try:
         # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
         with open(name, "rb", opener=lambda file, flags: os.open(file, flags | getattr(os, "O_NONBLOCK", 0))) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise refuse("expected a regular file")
-            data = _embedded(name, refuse) if name.endswith(".safetensors") else file.read(MAX_BYTES + 1)
+            data = _embedded(name, refuse) if name.endswith(".safetensors") else file.read(1024 * limit("kib") + 1)
     except IsADirectoryError:
         raise refuse("is a directory; expected a YAML file") from None
     except FileNotFoundError:
         raise refuse("no such file") from None
     except (OSError, ValueError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if len(data) > MAX_BYTES:
-        raise refuse(f"larger than {MAX_BYTES // 1024} KiB, which no spec or recipe needs")
+    if len(data) > 1024 * limit("kib"):
+        raise refuse(f"too many KiB; {at_most('kib')}")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -178,15 +176,17 @@ class _Reader:
     source: str
     problems: list[Problem] = field(default_factory=list)
     _nodes: int = 0
+    _max_nodes: int = field(default_factory=lambda: limit("values"))
+    _max_depth: int = field(default_factory=lambda: limit("nesting"))
 
     def read(self) -> Node:
         try:
             # The stream check (NUL and other control characters) runs in the parser's constructor.
             return self._read_document(yaml.parse(self.text, Loader=_Loader))
+        except UnicodeEncodeError as error:  # half a character, as bytes of the command line that are no UTF-8 become
+            raise ConfigError([Problem("character not allowed in YAML", mark=self._mark_at(error.start))]) from None
         except yaml.reader.ReaderError as error:
-            line = self.text.count("\n", 0, error.position) + 1
-            column = error.position - self.text.rfind("\n", 0, error.position)
-            raise ConfigError([Problem("character not allowed in YAML", mark=self._at(line, column))]) from None
+            raise ConfigError([Problem("character not allowed in YAML", mark=self._mark_at(error.position))]) from None
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
             where = self._at(mark.line + 1, mark.column + 1) if mark else Mark(self.source)
@@ -210,10 +210,10 @@ class _Reader:
         self, events: Iterator[yaml.Event], event: yaml.Event, depth: int, path: Path, key_mark: Mark | None = None
     ) -> Node:
         self._nodes += 1
-        if depth > MAX_DEPTH:
-            raise self._refuse(event, f"nested more than {MAX_DEPTH} levels deep")
-        if self._nodes > MAX_NODES:
-            raise self._refuse(event, f"more than {MAX_NODES:,} values")
+        if depth > self._max_depth:
+            raise self._refuse(event, f"nested too deep; {at_most('nesting')}")
+        if self._nodes > self._max_nodes:
+            raise self._refuse(event, f"too many values; {at_most('values')}")
         if not isinstance(event, yaml.CollectionStartEvent | yaml.ScalarEvent) or event.anchor is not None:
             raise self._refuse(event, "anchors and aliases are not used here; share values through `extends`")
         if event.tag is not None:
@@ -261,6 +261,10 @@ class _Reader:
     def _mark(self, event: yaml.Event) -> Mark:
         assert event.start_mark is not None
         return self._at(event.start_mark.line + 1, event.start_mark.column + 1)
+
+    def _mark_at(self, position: int) -> Mark:
+        line = self.text.count("\n", 0, position) + 1
+        return self._at(line, position - self.text.rfind("\n", 0, position))
 
     def _at(self, line: int, column: int) -> Mark:
         return Mark(self.source, line, column)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -21,8 +22,7 @@ class Schema:
     @classmethod
     def of(cls, model: type[BaseModel]) -> Schema:
         """The schema of a whole model."""
-        root = model.model_json_schema()
-        return cls(root.get("$defs", {}), (root,))
+        return _of(model)
 
     def at(self, path: Path, root: Node) -> Schema:
         """The part for the value at `path` of a document; nothing is allowed where the model has no such place."""
@@ -70,6 +70,12 @@ class Schema:
             if union in node:
                 return [option for child in node[union] for option in self._alternatives(child)]
         return [] if node.get("type") == "null" else [node]
+
+
+@cache
+def _of(model: type[BaseModel]) -> Schema:
+    root = model.model_json_schema()
+    return Schema(root.get("$defs", {}), (root,))
 
 
 def _child(node: Node, key: str | int) -> Node:

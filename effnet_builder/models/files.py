@@ -3,31 +3,40 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import pickle
+import stat
 import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..arch.analysis import analyze
 from ..arch.plan import Plan
-from ..config import ConfigError, Mark, Problem
+from ..arch.resolve import resolve
+from ..arch.spec import load_spec
+from ..config import ConfigError, Mark, Problem, shorten
 from ..tensors import write_tensors
+from .differences import differing_computations
 from .layouts import Layout
 from .trunk import Trunk
 from .weights import WeightsWarning, import_weights, unwrap
+
+_MAX_DIFFERENCES = 10
 
 
 def load_weights(model: Trunk, file: str | os.PathLike[str], layout: Layout | None = None) -> int:
     """`import_weights` of a file; how many tensors it has. Raises ConfigError.
 
-    Warns (WeightsWarning) also where the file was written for another norm, eps or padding than the spec's.
+    Warns (WeightsWarning) also where the file was written for a network that computes something else with them.
     """
     state = read_weights(file)
     try:
@@ -36,39 +45,92 @@ def load_weights(model: Trunk, file: str | os.PathLike[str], layout: Layout | No
         raise ConfigError(replace(found, mark=Mark(os.fspath(file))) for found in error.problems) from None
     if os.fspath(file).endswith(".safetensors"):
         with safe_open(file, "pt") as opened:
-            said = opened.metadata() or {}
-        for key, ours in metadata(model.plan).items():
-            if key in ("norm", "eps", "padding") and said.get(key, ours) != ours:
-                text = f"{model.plan.name}: {file} was written for {key} {said[key]}; the spec has {ours}"
-                warnings.warn(text, WeightsWarning, stacklevel=2)
+            carries_spec = "spec" in (opened.metadata() or {})
+        for text in _differences(os.fspath(file), model.plan) if carries_spec else ():
+            warnings.warn(f"{model.plan.name}: {file} {text}", WeightsWarning, stacklevel=2)
     return len(state)
+
+
+def check_claim(file: str | os.PathLike[str]) -> None:
+    """Refuse a file whose spec has more weights than it: the network could take any memory. Raises ConfigError."""
+    claimed = analyze(resolve(load_spec(file))).total.params
+    try:
+        with safe_open(file, "pt") as opened:
+            held = sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+    except SafetensorError as error:
+        raise _refused(Path(file), f"is no file of weights, or not whole: {error}") from None
+    if claimed > held:
+        raise _refused(Path(file), f"its spec has {claimed:,} weights, the file only {held:,}")
+
+
+def _differences(file: str, plan: Plan) -> list[str]:
+    try:
+        theirs = resolve(load_spec(file))
+    except ConfigError:
+        return ["carries a spec that cannot be read, so nobody knows what network it was written for"]
+    return [f"was written for {each}" for each in differing_computations(theirs, plan)][:_MAX_DIFFERENCES]
 
 
 def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
     """The tensors of a .safetensors or .pth file by name, unwrapped. Raises ConfigError for any other file.
 
-    A pickle that wants more than data is refused, and so is a compressed one, which may unpack to any size.
+    A pickle that wants more than data is refused, and so is what may unpack to any size: compressed archives, and
+    tensors that claim more numbers than are stored.
     """
     path = Path(file)
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe that nobody writes to would wait
+            raise _refused(path, "expected a regular file")
         if path.suffix == ".safetensors":
-            return load_file(path)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                    raise _refused(path, "is compressed, which PyTorch's own files are not")
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state: Any = load_file(path)
+        else:
+            _check_archive(path)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                state = torch.load(path, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
     except pickle.UnpicklingError:
         reason = "is no file of weights, or holds more than data, and loading that could run code: save a state dict"
         raise _refused(path, reason) from None
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # of any kind: the unpickler believes what the file says
         reason = (str(error) or "it ends too early").splitlines()[0][:200]
         raise _refused(path, f"is no file of weights, or not whole: {reason}") from None
     if not isinstance(state, dict):
         raise _refused(path, f"holds a {type(state).__name__}, not a state dict")
-    return unwrap(state)
+    try:
+        tensors = unwrap(state)
+    except ConfigError as error:
+        raise ConfigError(replace(found, mark=Mark(str(path))) for found in error.problems) from None
+    for name, tensor in tensors.items():
+        if not _is_stored(tensor):
+            raise _refused(path, f"{shorten(name)} claims more numbers than are stored, or is no plain tensor")
+    return tensors
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what is neither PyTorch's archive nor its older stream, and archives that unpack to more than they are."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start == b"PK\3\4":
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise _refused(path, "is compressed, which PyTorch's own files are not")
+        starts = sorted((member.header_offset, member.file_size) for member in members)
+        ends = [*(offset for offset, _ in starts[1:]), archive.start_dir]
+        if any(offset + size > end for (offset, size), end in zip(starts, ends, strict=False)):
+            raise _refused(path, "is no file of weights: its parts overlap, and may unpack to any size")
+    elif start[:1] != b"\x80":
+        raise _refused(path, "is no file of weights")
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def write_weights(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..arch.plan import HeadPlan, LinearPlan, Plan
 from ..arch.resolve import resolve
 from ..arch.spec import ArchSpec, load_spec
-from .files import load_weights
+from .files import check_claim, load_weights
 from .initialize import initialize, initialize_layer
 from .layers import ConvNormAct
 from .trunk import Trunk
@@ -224,9 +224,13 @@ def build_model(
     else:
         source = source.spec if isinstance(source, Plan) else source
         plan = resolve(source if isinstance(source, ArchSpec) else load_spec(source), **changes)
+    path = os.fspath(source) if isinstance(source, str | os.PathLike) else ""
+    weights = path if path.endswith(".safetensors") else None
+    if weights is not None:
+        check_claim(weights)
     model = FeatureNetwork(plan, out_indices) if features_only else Network(plan)
-    if isinstance(source, str | os.PathLike) and os.fspath(source).endswith(".safetensors"):
-        load_weights(model, source)
+    if weights is not None:
+        load_weights(model, weights)
     return model
 
 

@@ -11,12 +11,15 @@ from typing import Any
 from torch import Tensor
 
 from ..arch.plan import Plan
-from ..config import ConfigError, Problem
+from ..config import ConfigError, Problem, shorten
 from .layouts import LAYOUTS, Layout, known_eps, known_padding, module_pairs, recognize, tidy
 from .trunk import Trunk
 
 _TAILS = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 # As timm: the averaged weights, where a checkpoint has them, are those to evaluate.
+_MAX_WRAPPERS = 8  # one in another; a file may also hold itself
+_MAX_COMPARED, _MAX_NAME = 2_000, 200  # names among which the nearest is looked for, and their length
+_MAX_DESCRIBED = 20  # tensors whose nearest name is looked for, which takes time for each
 _WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model", "module")
 
 
@@ -48,15 +51,19 @@ def import_weights(model: Trunk, state_dict: Mapping[str, Any], layout: Layout |
             continue
         if theirs not in state:
             if not ours.endswith("num_batches_tracked"):  # PyTorch before 0.4.1 did not count
-                problems.append(_missing(theirs, own[ours], state, places))
+                problems.append(_missing(theirs, own[ours], state, places if len(problems) < _MAX_DESCRIBED else None))
             continue
         tensor = _fitted(ours, state[theirs], own[ours])
-        if tensor is None:
+        if not _same_kind(state[theirs], own[ours]):
+            problems.append(f"{theirs} holds {_type(state[theirs])}; {ours} needs {_type(own[ours])}")
+        elif tensor is None:
             problems.append(f"{theirs} has the shape {_shape(state[theirs])}; {ours} needs {_shape(own[ours])}")
         else:
             fitted[ours] = tensor
     spare = [name for name in state if name not in places and name not in names and name not in classifier]
-    problems += [_unexpected(name, state, places, own) for name in spare if not _is_old_classifier(name, layout)]
+    spare = [name for name in spare if not _is_old_classifier(name, layout)]
+    problems += [_unexpected(name, state, places, own) for name in spare[:_MAX_DESCRIBED]]
+    problems += [f"{shorten(name)}: has no place in the network" for name in spare[_MAX_DESCRIBED:]]
     if problems:
         raise ConfigError([Problem(text) for text in problems])
     _warn_of_changes(model.plan, layout, state, places, classifier, other_classes)
@@ -90,13 +97,15 @@ def adapt_in_channels(weight: Tensor, in_channels: int) -> Tensor:
 
 def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
     """The tensors of a checkpoint by name. Raises ConfigError where there are none."""
-    for wrapper in _WRAPPERS:
-        if isinstance(state_dict.get(wrapper), Mapping):
-            return unwrap(state_dict[wrapper])
-    state = {tidy(str(name)): value for name, value in state_dict.items() if isinstance(value, Tensor)}
+    for _ in range(_MAX_WRAPPERS):
+        inner = next((state_dict[name] for name in _WRAPPERS if isinstance(state_dict.get(name), Mapping)), None)
+        if inner is None:
+            break
+        state_dict = inner
+    state = {tidy(name): value for name, value in state_dict.items() if isinstance(value, Tensor) and type(name) is str}
     state.pop("n_averaged", None)  # of torch.optim.swa_utils.AveragedModel
     if not state:
-        keys = ", ".join(map(str, list(state_dict)[:5])) or "nothing"
+        keys = ", ".join(shorten(name) for name in list(state_dict)[:5] if type(name) is str) or "nothing"
         raise ConfigError([Problem(f"there are no weights in it; found {keys}")])
     return state
 
@@ -104,7 +113,7 @@ def unwrap(state_dict: Mapping[str, Any]) -> dict[str, Tensor]:
 def _recognized(state: Mapping[str, Tensor]) -> Layout:
     layout = recognize(state)
     if layout is None:
-        some, known = ", ".join(list(state)[:3]), ", ".join(LAYOUTS)
+        some, known = ", ".join(map(shorten, list(state)[:3])), ", ".join(LAYOUTS)
         raise ConfigError([Problem(f"the names ({some}, ...) are of no known layout; there are {known}")])
     return layout
 
@@ -134,23 +143,33 @@ def _is_old_classifier(name: str, layout: Layout) -> bool:
     return name.startswith(heads.get(layout, "_fc."))
 
 
-def _missing(name: str, wanted: Tensor, state: Mapping[str, Tensor], places: Mapping[str, str]) -> str:
-    spare = [other for other in state if other not in places]
+def _missing(name: str, wanted: Tensor, state: Mapping[str, Tensor], places: Mapping[str, str] | None) -> str:
+    spare = [] if places is None else [other for other in state if other not in places]
     return f"{name}: missing, {_shape(wanted)}{_nearest(name, spare, state)}"
 
 
 def _unexpected(name: str, state: Mapping[str, Tensor], places: Mapping[str, str], own: Mapping[str, Tensor]) -> str:
     wanted = {theirs: own[ours] for theirs, ours in places.items() if theirs not in state}
-    return f"{name}: has no place in the network, {_shape(state[name])}{_nearest(name, list(wanted), wanted)}"
+    return f"{shorten(name)}: has no place in the network, {_shape(state[name])}{_nearest(name, list(wanted), wanted)}"
 
 
 def _nearest(name: str, others: list[str], tensors: Mapping[str, Tensor]) -> str:
-    close = difflib.get_close_matches(name, others, n=1, cutoff=0.5)
+    some = [other for other in others[:_MAX_COMPARED] if len(other) <= _MAX_NAME]
+    close = difflib.get_close_matches(name[:_MAX_NAME], some, n=1, cutoff=0.5)
     return f"; nearest is {close[0]}, {_shape(tensors[close[0]])}" if close else ""
 
 
 def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "a number"
+    return shorten("x".join(map(str, tensor.shape[:20]))) or "a number"
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def _same_kind(given: Tensor, wanted: Tensor) -> bool:
+    """Whether numbers of one kind can stand for the other: whole and complex ones are no weights."""
+    return not given.is_complex() and (given.is_floating_point() or not wanted.is_floating_point())
 
 
 def _warn_of_changes(

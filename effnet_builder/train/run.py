@@ -89,7 +89,7 @@ class Run:
         path = self.folder / name
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise OSError(f"{path} cannot be read: {error}") from None
 
 

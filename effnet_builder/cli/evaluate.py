@@ -137,8 +137,8 @@ def _evaluate(
     from ..train.predictions import predict
     from ..train.processes import processes
     from .compose import choose
+    from .dataset import read_data
     from .order import Order
-    from .session import read_data
     from .trained import how_to_evaluate, load_trained
 
     trained = load_trained(path, checkpoint, raw=raw)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +25,7 @@ from ..models.network import Network
 from ..train.allocator import keep_freed_memory
 from ..train.checkpoint import Damaged
 from ..train.company import Lost
-from ..train.data import DataError, Dataset, load_dataset, place
+from ..train.data import DataError
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger, Tolerant
 from ..train.precision import check_precision, float32_products
@@ -36,9 +36,9 @@ from ..train.run import Run, create, create_next, owning, removed_if_empty
 from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
-from ..train.storage import OnBad, Storage
 from .compose import Material, assemble, choose, fit_together, new_model
 from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave
+from .dataset import read_data
 from .finish import finish
 from .memory import fit_into_memory, out_of_memory
 from .order import Order, record, recorded
@@ -46,7 +46,7 @@ from .resuming import as_before, facts, refuse_foreign, restarted, restore
 from .teaching import teacher_of
 
 if TYPE_CHECKING:
-    from ..train.data import Progress
+    pass
 
 Stage: TypeAlias = Literal["new", "begun", "done"]
 _PATIENCE = 30.0  # seconds
@@ -222,21 +222,6 @@ def _prepare(
     return model, material
 
 
-def read_data(order: Order, plan: Plan, eval_crop: float, device: torch.device) -> Dataset:
-    """The data of an order, for a network, on the device where they fit. Raises ConfigError."""
-    dataset = load_dataset(
-        order.data,
-        channels=plan.in_channels,
-        size=round(plan.resolution / eval_crop),
-        progress=progress(Console(highlight=False)),
-        storage=order.storage,
-        on_bad=OnBad(order.on_bad),
-    )
-    if device.type == "cuda":
-        dataset = place(dataset, device, torch.cuda.mem_get_info(device)[0], Storage(order.storage))
-    return dataset
-
-
 def _introduce(material: Material, device: torch.device, who: Processes) -> None:
     """What is trained, on what, how and where."""
     plan, recipe, dataset = material.plan, material.recipe, material.dataset
@@ -289,13 +274,3 @@ def _where(run: Run) -> str:
 
 def _hint(run: Run) -> str:
     return f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
-
-
-def progress(console: Console) -> Progress:
-    """A bar on a terminal, nothing elsewhere."""
-    from rich.progress import track
-
-    def wrap(items: Iterable[object], total: int, description: str) -> Iterable[object]:
-        return track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
-
-    return wrap

@@ -350,6 +350,29 @@ def test_a_raised_limit_stays_with_the_run(tmp_path: Path, write_yaml: WriteYaml
         go_on(tmp_path, {}, None, {}, False)
 
 
+@pytest.mark.parametrize("facts", [{}, {"step": 3}, {"spec": 3, "recipe": [], "step": 3, "steps_per_epoch": 1}])
+def test_a_forged_checkpoint_is_a_sentence(tmp_path: Path, write_yaml: WriteYaml, facts: dict[str, object]) -> None:
+    from effnet_builder.train.checkpoint import Checkpoint, write
+
+    write_yaml(TINY)
+    normalize = "normalize: {mean: [0, 0, 0], std: [1, 1, 1]}"
+    write_yaml(f"extends: digits\nname: x\n{normalize}\n", "recipe.yaml")
+    order = {"data": "fake:90x3", "report": False}
+    written = {
+        "order": order,
+        "data": {"classes": ["a", "b", "c"]},
+        "environment": {"threads": torch.get_num_threads()},
+    }
+    (tmp_path / "run.json").write_text(json.dumps(written))
+    (tmp_path / "checkpoints").mkdir()
+    write(tmp_path / "checkpoints" / "step-000000003.safetensors", Checkpoint({"model.x": torch.zeros(1)}, facts))
+    result = CliRunner().invoke(train.app, ["--resume", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "its checkpoint does not say what it belongs to" in result.output
+    with pytest.raises(ConfigError, match="its checkpoint does not fit its spec.yaml: "):
+        load_trained(tmp_path, "last")
+
+
 def test_nothing_asks_the_network(tmp_path: Path, write_yaml: WriteYaml) -> None:
     code = (
         "import socket, sys\n"

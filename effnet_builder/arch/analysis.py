@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 from .memory import Tape
 from .plan import BlockPlan, ConvPlan, HeadPlan, LayerPlan, LinearPlan, Plan, PoolPlan
@@ -27,7 +27,14 @@ class Cost:
     weight_bytes: int = 0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(Cost)))
+        return Cost(
+            self.params + other.params,
+            self.buffers + other.buffers,
+            self.macs + other.macs,
+            self.activations + other.activations,
+            self.saved + other.saved,
+            self.weight_bytes + other.weight_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

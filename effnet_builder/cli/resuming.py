@@ -41,13 +41,16 @@ def restore(run: Run, saver: RunSaver, state: State, now: Mapping[str, Any], mar
         checkpoint = saver.newest(lambda found: (found.facts["spec"], found.facts["recipe"]) == written)
     except NothingKept as error:
         raise ConfigError([Problem(f"{error}", mark=mark)]) from None
-    changed = _differences(checkpoint.facts, now)
+    try:
+        changed, before = _differences(checkpoint.facts, now), checkpoint.facts["steps_per_epoch"]
+    except (LookupError, TypeError, AttributeError):
+        raise ConfigError([Problem("its checkpoint does not say what it belongs to", mark=mark)]) from None
     if changed and not accept_changes:
         message = "the run was made with other ones than these; --accept-changes goes on with them"
         raise ConfigError([Problem("\n".join([message, *changed]), mark=mark)])
     for line in changed:
         echo(line, err=True)
-    before, after = checkpoint.facts["steps_per_epoch"], now["steps_per_epoch"]
+    after = now["steps_per_epoch"]
     if before != after:  # a checkpoint counts steps: nobody could say which images of the epoch were seen
         message = f"has {before} steps an epoch, and cannot go on with {after}, by another batch_size or other images"
         raise ConfigError([Problem(message, mark=mark)])

@@ -76,8 +76,12 @@ def load_trained(path: Path, checkpoint: str = "kept", *, raw: bool = False) -> 
     else:
         found = _checkpoint(run, "last" if checkpoint == "kept" else checkpoint, mark)
         average = not raw and any(name.startswith("ema.") for name in found.tensors)
-        model.load_state_dict(found.part("ema." if average else "model."))
-        weights = f"{'the average' if average else 'the weights'} of step {found.facts['step']:,}"
+        try:
+            model.load_state_dict(found.part("ema." if average else "model."))
+            weights = f"{'the average' if average else 'the weights'} of step {found.facts['step']:,}"
+        except (RuntimeError, KeyError, ValueError) as error:
+            message = f"its checkpoint does not fit its spec.yaml: {str(error).splitlines()[0]}"
+            raise ConfigError([Problem(message, mark=mark)]) from None
     return Trained(model.eval(), plan, recipe.normalize, classes, recipe, written.order, weights)
 
 
@@ -118,7 +122,7 @@ def _checkpoint(run: Run, which: str, mark: Mark) -> Checkpoint:
         if which == "last":
             return read(run.checkpoints.path(steps[0]))
         if which == "best":
-            history = read(run.checkpoints.path(steps[0])).facts["history"]
+            history = read(run.checkpoints.path(steps[0])).facts.get("history")
             if not history:
                 raise ConfigError([Problem("no epoch of it is validated yet", mark=mark)])
             key = "ema_accuracy" if history[0]["ema_accuracy"] is not None else "valid_accuracy"

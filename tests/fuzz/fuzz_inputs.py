@@ -519,6 +519,8 @@ def run(rng: Random, contents: dict[str, bytes]) -> dict[str, bytes | None]:
                 except (ValueError, TypeError, IndexError):
                     continue
                 files[name] = json.dumps(tree).encode()
+            case 5 if content and name.startswith("checkpoints/") and rng.random() < 0.5:
+                files[name] = signed(rng, contents[name])
             case 5 if content and name.endswith(".safetensors") and rng.random() < 0.5:
                 try:
                     files[name] = safetensors(rng, content)
@@ -527,3 +529,26 @@ def run(rng: Random, contents: dict[str, bytes]) -> dict[str, bytes | None]:
             case _ if content:
                 files[name] = change_bytes(rng, content)
     return files
+
+
+def signed(rng: Random, content: bytes) -> bytes:
+    """A checkpoint with other facts or tensors and a digest that is right, as a forger would make it."""
+    import tempfile
+    from pathlib import Path
+
+    from effnet_builder.train.checkpoint import Checkpoint, read, write
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        path.write_bytes(content)
+        found = read(path)
+        facts, tensors = json.loads(json.dumps(dict(found.facts))), dict(found.tensors)
+        if rng.random() < 0.7:
+            change_tree(rng, facts)
+        else:
+            name = rng.choice(list(tensors))
+            tensors[rng.choice((name, f"{name}x", "counters"))] = tensors.pop(name).flatten()[
+                : rng.choice((0, 1, 1000))
+            ]
+        write(path, Checkpoint(tensors, facts))
+        return path.read_bytes()

@@ -246,3 +246,14 @@ def test_the_command_compares_with_a_peer() -> None:
     assert code == 2
     assert "has no network 'mobilenet_v3_smal'; did you mean 'mobilenet_v3_small'?" in text
     assert compared("mobilenet-v3-small", "--compare-weights", "keras")[0] == 2
+
+
+def test_a_flipped_bit_in_a_file_of_ours_is_noticed(tmp_path: Path) -> None:
+    """safetensors itself notices none: its tensors carry no sum."""
+    model = build_model("efficientnet-pico")
+    write_weights(model.state_dict(), model.plan, tmp_path / "w.safetensors")
+    content = (tmp_path / "w.safetensors").read_bytes()
+    for at in (len(content) // 2, len(content) - 1):
+        (tmp_path / "w.safetensors").write_bytes(content[:at] + bytes([content[at] ^ 16]) + content[at + 1 :])
+        with pytest.raises(ConfigError, match="are not those that were written"):
+            load_weights(model, tmp_path / "w.safetensors")

@@ -38,7 +38,7 @@ def restore(run: Run, saver: RunSaver, state: State, now: Mapping[str, Any], mar
     """
     written = _text(run.spec), _text(run.recipe)
     try:
-        checkpoint = saver.newest(lambda found: (found.facts["spec"], found.facts["recipe"]) == written)
+        checkpoint = saver.newest(lambda found: (found.facts.get("spec"), found.facts.get("recipe")) == written)
     except NothingKept as error:
         raise ConfigError([Problem(f"{error}", mark=mark)]) from None
     try:

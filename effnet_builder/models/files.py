@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ..arch.analysis import analyze
@@ -24,7 +23,7 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..config import ConfigError, Mark, Problem, shorten
-from ..tensors import write_tensors
+from ..tensors import Damaged, read_tensors, write_tensors
 from .differences import differing_computations
 from .layouts import Layout
 from .trunk import Trunk
@@ -82,7 +81,7 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe that nobody writes to would wait
             raise _refused(path, "expected a regular file")
         if path.suffix == ".safetensors":
-            state: Any = load_file(path)
+            state: Any = read_tensors(path)[0]
         else:
             _check_archive(path)
             with warnings.catch_warnings():
@@ -90,6 +89,8 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except ConfigError:
         raise
+    except Damaged as error:
+        raise _refused(path, str(error).removeprefix(f"{path}: ")) from None
     except pickle.UnpicklingError:
         reason = "is no file of weights, or holds more than data, and loading that could run code: save a state dict"
         raise _refused(path, reason) from None

@@ -350,7 +350,7 @@ def test_a_raised_limit_stays_with_the_run(tmp_path: Path, write_yaml: WriteYaml
         go_on(tmp_path, {}, None, {}, False)
 
 
-@pytest.mark.parametrize("facts", [{}, {"step": 3}, {"spec": 3, "recipe": [], "step": 3, "steps_per_epoch": 1}])
+@pytest.mark.parametrize("facts", [{"step": 3}, {"spec": 3, "recipe": [], "step": 3, "steps_per_epoch": 1}])
 def test_a_forged_checkpoint_is_a_sentence(tmp_path: Path, write_yaml: WriteYaml, facts: dict[str, object]) -> None:
     from effnet_builder.train.checkpoint import Checkpoint, write
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import signal
 import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn, TextIO
 
 import typer
@@ -42,6 +44,8 @@ _first_here = True  # whether it is the first one of its machine
 def run(app: typer.Typer, name: str) -> None:
     """Run a command; exit with 1 where its output could not be written, unless the reader had enough of it."""
     _open_closed()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _end)
     try:
         os.getcwd()
     except OSError as error:  # libraries of torch end the process for it
@@ -59,6 +63,11 @@ def run(app: typer.Typer, name: str) -> None:
         echo(of_system(error), err=True, colour="red")
         _discard(sys.stdout)
         raise SystemExit(EXIT_FAILURE) from None
+
+
+def _end(number: int, _: FrameType | None) -> NoReturn:
+    """Ctrl-C, also while libraries are loaded: the exit code that a shell gives, and no traceback."""
+    raise SystemExit(128 + number)
 
 
 def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None = None, own: bool = False) -> None:

@@ -45,3 +45,10 @@ def test_stopped_during_the_start(bench: Bench, tmp_path: Path, target: str) -> 
     assert ended.code == 143, ended.said()
     assert ended.err == "stopped by SIGTERM; nothing was kept\n"
     assert not run.exists()
+
+
+def test_interrupted_while_libraries_are_loaded(bench: Bench, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = command(bench.place.start(run), tmp_path, Fault("effnet_builder.cli.train:recipe_changes", 1, "SIGINT"))
+    assert (ended.code, ended.err) == (130, ""), ended.said()
+    assert not run.exists()

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Protocol
 
 # Before torch: two processes of two threads each would wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+from writing import WriteYaml
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))
 hypothesis.settings.load_profile("default")
-
-
-class WriteYaml(Protocol):
-    def __call__(self, text: str, name: str = "spec.yaml") -> Path: ...
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import WriteYaml
 from typer.testing import CliRunner, Result
+from writing import WriteYaml
 
 from effnet_builder import load_spec, resolve
 from effnet_builder.cli.build import app

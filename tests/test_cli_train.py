@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WriteYaml
 from folders import make_folder
 from safetensors import safe_open
 from typer.testing import CliRunner, Result
+from writing import WriteYaml
 
 from effnet_builder import build_model, load_spec
 from effnet_builder.cli.train import app

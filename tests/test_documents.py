@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import WriteYaml
+from writing import WriteYaml
 
 from effnet_builder import ConfigError, load_spec, resolve
 from effnet_builder.config import load_document, node_of, override, parse_assignments, shipped

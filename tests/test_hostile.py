@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WriteYaml
 from named_tests import ROOT, missing, named
 from typer.testing import CliRunner
+from writing import WriteYaml
 
 from effnet_builder import ConfigError, WeightsWarning, analyze, build_model, export_weights, load_spec, resolve
 from effnet_builder.cli import build, train

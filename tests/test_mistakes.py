@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from conftest import WriteYaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from writing import WriteYaml
 
 from effnet_builder import ConfigError, load_spec, resolve
 from effnet_builder.arch.spec import ArchSpec

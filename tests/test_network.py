@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WriteYaml
 from torch import nn
+from writing import WriteYaml
 
 from effnet_builder import ConfigError, build_model, load_spec, resolve
 from effnet_builder.models.layers import Conv2dSame, DropPath

@@ -17,13 +17,13 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 import pytest
-from conftest import WriteYaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
+from writing import WriteYaml
 
 from effnet_builder import analyze, load_spec, resolve
 from effnet_builder.arch.rows import AnyRow

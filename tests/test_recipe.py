@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import WriteYaml
+from writing import WriteYaml
 
 from effnet_builder import ConfigError
 from effnet_builder.config import shipped

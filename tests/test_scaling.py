@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from conftest import WriteYaml
 from hypothesis import given
 from hypothesis import strategies as st
+from writing import WriteYaml
 
 from effnet_builder import ConfigError, ScalingWarning, load_spec, resolve
 from effnet_builder.arch.scaling import compound_growth, drop_path_rate, multiplier, round_to

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import WriteYaml
 from editors import nodes
 from hypothesis import example, given
 from hypothesis import strategies as st
 from jsonschema import Draft7Validator
 from pydantic import Field
 from torch.optim import lr_scheduler
+from writing import WriteYaml
 
 from effnet_builder import ConfigError
 from effnet_builder.config import StrictModel, load, load_document, validate

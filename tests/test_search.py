@@ -18,10 +18,10 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
-from conftest import WriteYaml
 from folders import make_folder
 from test_boundaries import modules_after
 from typer.testing import CliRunner
+from writing import WriteYaml
 
 from effnet_builder import ConfigError, analyze, load_spec, resolve, search
 from effnet_builder.arch.candidates import Candidate, Grid, candidates, grid_points

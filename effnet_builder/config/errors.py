@@ -91,9 +91,7 @@ def of_system(error: OSError) -> str:
 
 def printable(text: str) -> str:
     """The text, with everything escaped that a terminal could obey."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _position(problem: Problem) -> tuple[bool, Mark]:

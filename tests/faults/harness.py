@@ -27,6 +27,7 @@ from PIL import Image
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload([
     "effnet_builder.cli.train", "effnet_builder.cli.session", "effnet_builder.cli.finish", "effnet_builder.cli.evaluate",
+    "effnet_builder.cli.predict", "effnet_builder.cli.build", "effnet_builder.plotting", "effnet_builder.report",
     "torch._dynamo", "harness",
 ])  # fmt: skip
 

@@ -14,6 +14,7 @@ ERRORS = {
     "of the host": "torch.empty(10**15)",
     "of the device": "raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')",
 }
+WHERE = ("effnet_builder.train.step:F.cross_entropy", "torch:Tensor.backward", "torch.optim:SGD.step")
 SAID = r"out of memory: a step on 8 images keeps about [\d.]+ MB; give --fit-batch, or accumulate: 2, which takes 4 at a time"
 LIMIT = """DO
 import resource
@@ -23,10 +24,7 @@ resource.setrlimit(resource.RLIMIT_AS, (size + {}, resource.RLIM_INFINITY))
 """
 
 
-@pytest.mark.parametrize(
-    "where", ["effnet_builder.train.step:F.cross_entropy", "torch:Tensor.backward", "torch.optim:SGD.step"]
-)
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(("error", "where"), zip(ERRORS, WHERE, strict=True))
 def test_a_step_without_memory_names_a_batch(
     place: Place, undisturbed: dict[str, object], error: str, where: str, tmp_path: Path
 ) -> None:

@@ -72,7 +72,7 @@ def test_layer_is_conv2d(
     for mine, other in zip(results(ours, x), results(theirs, x), strict=True):
         assert mine.shape == other.shape
         assert (mine - other).norm() <= (1e-14 if dtype == torch.float64 else 1e-6) * other.norm() + 1e-30
-    if layout == torch.channels_last:
+    if not x.is_contiguous():  # with one channel, or one pixel, the layouts are the same
         assert ours(x).is_contiguous(memory_format=torch.channels_last)
 
 

@@ -58,6 +58,7 @@ def restore(run: Run, saver: RunSaver, state: State, now: Mapping[str, Any], mar
         state.load(checkpoint)
     except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise ConfigError([Problem(f"does not fit: {str(error).splitlines()[0]}", mark=mark)]) from None
+    saver.tidy(state)
 
 
 def restarted() -> bool:

@@ -59,12 +59,17 @@ class Checkpoints:
         self.folder.mkdir(exist_ok=True)
         path = self.path(step)
         write(path, checkpoint)
-        there = self.steps()
-        kept = {*[one for one in there if one <= step][:2], *(one for one in keep if one <= step)}
-        for old in there:
-            if old not in kept:
-                self.path(old).unlink(missing_ok=True)
+        for later in self.steps():
+            if later > step:
+                self.path(later).unlink(missing_ok=True)
+        self.prune(step, keep)
         return path
+
+    def prune(self, step: int, keep: Iterable[int]) -> None:
+        """Remove those of earlier steps, but the newest two and those of the steps in `keep`. Raises OSError."""
+        there = [one for one in self.steps() if one <= step]
+        for old in {*there[2:]} - {*keep}:
+            self.path(old).unlink(missing_ok=True)
 
     def newest(self) -> Iterator[tuple[int, Checkpoint | Damaged]]:
         """Each step and its checkpoint, newest first; one that is damaged comes as the error that says how."""

@@ -11,6 +11,7 @@ import re
 import shutil
 import socket
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -134,7 +135,15 @@ def owning(run: Run, patience: float = 0) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
+        # Processes that decode images are copies of this one; they would hold the lock for as long as they outlive it.
+        held = weakref.ref(file)
+        os.register_at_fork(after_in_child=lambda: _close(held()))
         yield  # the file stays: another process may have it open already, and would then lock one that has no name
+
+
+def _close(file: IO[str] | None) -> None:
+    if file is not None:
+        file.close()
 
 
 def _locked(file: IO[str]) -> bool:

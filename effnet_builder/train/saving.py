@@ -43,16 +43,20 @@ class RunSaver:
         if state.step and not finite(state.model.state_dict()):
             self.say(f"no checkpoint of step {state.step:,}: its weights are no finite numbers{self._last()}")
             return
-        ranking = sorted(state.history, key=lambda metrics: metrics.kept_accuracy, reverse=True)
-        keep = [metrics.step for metrics in ranking[: self.best]]
         try:
-            self.checkpoints.save(state.step, state.checkpoint(self.facts), keep)
+            self.checkpoints.save(state.step, state.checkpoint(self.facts), self._best(state))
         except OSError as error:
             if self.saved is None and state.step == 0:
                 raise
             self.say(f"no checkpoint of step {state.step:,} could be written: {of_system(error)}{self._last()}")
         else:
             self.saved = state.step
+
+    def tidy(self, state: State) -> None:
+        """Remove what the last save would have removed, had the process not been killed before."""
+        if self.processes.first:
+            with contextlib.suppress(OSError):  # the next save says what is wrong
+                self.checkpoints.prune(state.step, self._best(state))
 
     def restore(self, state: State) -> None:
         """Continue from the newest checkpoint that is whole. Raises NothingKept."""
@@ -70,6 +74,10 @@ class RunSaver:
         if step < 0:
             raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")
         return read(self.checkpoints.path(step)) if found is None else found[1]
+
+    def _best(self, state: State) -> list[int]:
+        ranking = sorted(state.history, key=lambda metrics: metrics.kept_accuracy, reverse=True)
+        return [metrics.step for metrics in ranking[: self.best]]
 
     def _last(self) -> str:
         with contextlib.suppress(OSError):

@@ -145,12 +145,14 @@ class Command:
             faults,
             self.files,
         )
+        self.killed = False
         self.process: BaseProcess = SERVER.Process(target=_command, args=given)
         self.process.start()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal, if the process is still there."""
         assert self.process.pid is not None
+        self.killed = self.killed or number is signal.SIGKILL
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
@@ -166,6 +168,8 @@ class Command:
         assert not hung, f"no end after {timeout:g} s:\n{out}{err}"
         code = self.process.exitcode
         assert code is not None
+        if self.killed and code == 255:  # the fork server did not see how it ended
+            code = -signal.SIGKILL
         return Ended(code, out, err)
 
 

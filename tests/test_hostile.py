@@ -42,7 +42,7 @@ def refusal(path: Path | str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("document", ["SECURITY.md"])
+@pytest.mark.parametrize("document", ["SECURITY.md", "docs/faults.md"])
 def test_every_named_test_exists(document: str) -> None:
     assert len(named(ROOT / document)) >= 10
     assert missing(ROOT / document) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from .. import __version__
@@ -24,25 +25,26 @@ if TYPE_CHECKING:
 
 
 Count = Annotated[int, Field(ge=1)]
+AnyText = InstanceOf[str]  # names of files may hold bytes that are no text, which pydantic's own strings refuse
 
 
 @dataclass(frozen=True)
 class Order:
     """What the options of train-arch say that neither spec nor recipe does."""
 
-    data: str = "digits"
+    data: AnyText = "digits"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     storage: Literal["auto", "device", "memory", "cache", "stream"] = "auto"
     on_bad: Literal["error", "skip"] = "error"
     workers: Annotated[int, Field(ge=0, le=256)] = 0
-    teacher: str | None = None
+    teacher: AnyText | None = None
     save_every: Count | None = None
     log_every: Count = 20
     best: Count = 1
     tensorboard: bool = False
     wandb: bool = False
     report: bool = True
-    timeout: int = 300  # seconds without an answer from another process
+    timeout: Count = 300  # seconds without an answer from another process
     limits: dict[str, int] = field(default_factory=dict)
 
     def vary(self, given: Mapping[str, Any]) -> Order:
@@ -68,7 +70,7 @@ def record(order: Order, dataset: Dataset, device: torch.device, processes: int)
 
 
 class _Data(TypedDict):
-    classes: tuple[str, ...]
+    classes: tuple[AnyText, ...]
 
 
 class _Environment(TypedDict):
@@ -88,12 +90,14 @@ class Recorded:
 def recorded(run: Run) -> Recorded:
     """The `run.json` of a run. Raises ConfigError where it is none."""
     try:
-        return TypeAdapter(Recorded).validate_json((run.folder / "run.json").read_bytes())
+        return TypeAdapter(Recorded).validate_python(json.loads((run.folder / "run.json").read_bytes()))
     except OSError as error:
         reason = error.strerror or str(error)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         reason = ".".join(map(str, first["loc"])) + f": {first['msg']}"
+    except (ValueError, RecursionError) as error:
+        reason = f"{error}"
     raise ConfigError([Problem(f"its run.json cannot be read: {reason}", mark=Mark(str(run.folder)))])
 
 

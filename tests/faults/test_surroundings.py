@@ -95,7 +95,7 @@ HOMES = {
 @pytest.mark.parametrize("home", HOMES)
 def test_any_home_or_none(place: Place, undisturbed: dict[str, object], home: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    statements = f"os.environ['TMPDIR'] = '/nonexistent'; {HOMES[home]}"
+    statements = f"os.environ.pop('EFFNET_BUILDER_DATA'); os.environ['TMPDIR'] = '/nonexistent'; {HOMES[home]}"
     ended = command(place.start(run, "--storage", "stream", "--report"), tmp_path, begin(statements))
     assert ended.code == 0, ended.said()
     assert "Traceback" not in ended.said()

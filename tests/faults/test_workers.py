@@ -34,9 +34,7 @@ def test_a_worker_that_is_killed_is_replaced(
 
 def test_a_worker_that_stands_still_is_replaced(place: Place, undisturbed: dict[str, object], tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shorter = "DO from effnet_builder.train.loading import Loader; Loader.__init__.__defaults__ = (0, 2.0)"
-    hurry = Fault("effnet_builder.cli.session:choose", 1, shorter)
-    ended = command(place.start(run, *STREAMED), tmp_path, hurry, Fault(ASK, 6, to_worker("SIGSTOP")))
+    ended = command(place.start(run, *STREAMED, "--timeout", "2"), tmp_path, Fault(ASK, 6, to_worker("SIGSTOP")))
     assert ended.code == 0, ended.said()
     assert "a worker that decodes images gave no answer for 2 s; it was at " in ended.err
     assert not differences(run, undisturbed)

@@ -1,6 +1,6 @@
 PYTHON := .venv/bin/python
 
-.PHONY: install check lint test docs pictures benchmarks
+.PHONY: install check lint test soak docs pictures benchmarks
 
 install:
 	python3 -m venv .venv
@@ -15,6 +15,11 @@ lint:
 
 test:
 	$(PYTHON) -m pytest
+
+soak:  ## for an hour or two, alone on the machine; SOAK="--kind kills --n 1000 --seed 7" chooses, FUZZ="--kind specs --n 1000000"
+	$(PYTHON) tests/faults/soak.py $(SOAK)
+	$(PYTHON) tests/faults/soak_ranks.py --n 50 --seed 0
+	$(PYTHON) tests/fuzz/soak.py $(or $(FUZZ),--kind all --n 100000)
 
 pictures:  ## those of the README; needs the extra "plot"
 	build-arch efficientnet-b0 --diagram docs/pictures/efficientnet-b0.svg

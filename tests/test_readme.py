@@ -75,7 +75,7 @@ def test_python_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_every_option_of_the_readme_exists() -> None:
     help_text = "".join(CliRunner().invoke(app, ["--help"]).stdout for app in ALL)
-    torchruns = {"--nproc-per-node", "--no-python"}
+    torchruns = {"--nproc-per-node", "--no-python", "--max-restarts"}
     for option in set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", "\n".join(block for _, block in BLOCKS[1:]))) - torchruns:
         assert option in help_text, option
 

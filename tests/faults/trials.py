@@ -110,7 +110,7 @@ def kill_where_it_hurts(bench: Bench, folder: Path, seed: int, aim: str | None =
         ended = command(arguments, folder, fault, environment=environment)
         assert ended.code in (0, -signal.SIGKILL), f"{fault}: {ended.said()}"
         kills += ended.code != 0
-        if ended.code == 0:
+        if Run(run).done:  # also where it was killed behind its last write
             break
     if not Run(run).done:
         arguments, environment = next_command(bench, run, chance)
@@ -174,7 +174,7 @@ def signal_at_random_times(bench: Bench, folder: Path, seed: int) -> int:
         allowed = {0, 128 + first} | ({128 + second} if twice else set())
         if twice and ended.err.startswith("stopped by"):
             allowed |= {1}  # the second one met the fork server's own code, behind the end of the command
-        if not run.exists():
+        if not ended.out:
             allowed |= {-first, -second}  # before the command had begun to listen
         assert ended.code in allowed, ended.said()
         assert "Traceback" not in ended.err, ended.said()

@@ -16,10 +16,11 @@ lint:
 test:
 	$(PYTHON) -m pytest
 
-soak:  ## for an hour or two, alone on the machine; SOAK="--kind kills --n 1000 --seed 7" chooses, FUZZ="--kind specs --n 1000000"
-	$(PYTHON) tests/faults/soak.py $(SOAK)
-	$(PYTHON) tests/faults/soak_ranks.py --n 50 --seed 0
-	$(PYTHON) tests/fuzz/soak.py $(or $(FUZZ),--kind all --n 100000)
+SEED ?= 0
+soak:  ## for hours, alone on the machine; N=1000 SEED=7 for other numbers of trials, processes killed and inputs
+	$(PYTHON) tests/faults/soak.py --seed $(SEED) $(if $(N),--n $(N))
+	$(PYTHON) tests/faults/soak_ranks.py --seed $(SEED) --n $(or $(N),50)
+	$(PYTHON) tests/fuzz/soak.py --kind all --seed $(SEED) --n $(or $(N),100000)
 
 pictures:  ## those of the README; needs the extra "plot"
 	build-arch efficientnet-b0 --diagram docs/pictures/efficientnet-b0.svg

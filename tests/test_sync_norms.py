@@ -174,7 +174,7 @@ def leg(who: Processes, folder: Path, until: int | None = None) -> dict[str, Any
     recipe = tiny_recipe(batch_size=8, epochs=8, ema={"horizon": "4steps"}, optimizer={"type": "sgd", "lr": 0.02})
     saver = RunSaver(Checkpoints(folder / "checkpoints"), {}, print, processes=who)
     state, job = begin(model, recipe, processes=who)
-    if saver.checkpoints.steps():
+    if who.tell(saver.checkpoints.steps()):  # before the first process saves
         saver.restore(state)
 
     def look() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -85,13 +85,14 @@ class Processes:
         return said[0]
 
     def share(self, model: Forward, device: torch.device) -> Forward:
-        """A module whose gradients are averaged over the processes in backward; itself where there is one."""
+        """A module whose gradients are averaged over the processes in backward, on CUDA; itself on a CPU, or alone."""
         if self.count == 1:
             return model
         self.meet()  # what follows are sums, and one may have been at work alone
+        if device.type == "cpu":  # see average_gradients
+            return model
         # Statistics of batch norm are averaged by the loop, in one sum with the rest, so that all processes have equal
         # ones after a step and not only at the start of the next.
-        ids = [device.index] if device.type == "cuda" else None
         assert isinstance(model, nn.Module)
         # The one-dimensional strides of a 1x1 weight can be written in two ways; both are the same memory.
         warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
@@ -99,8 +100,22 @@ class Processes:
             # Its successor `forward_sync_buffers` is not in all versions of torch that are supported.
             warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
             return nn.parallel.DistributedDataParallel(
-                model, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+                model, device_ids=[device.index], broadcast_buffers=False, gradient_as_bucket_view=True
             )
+
+    def average_gradients(self, forward: Forward, parameters: Sequence[nn.Parameter]) -> None:
+        """Replace gradients by their means over the processes, where backward has not done it.
+
+        DistributedDataParallel groups them anew after its first step. Of more than two processes, the order in which
+        numbers are added depends on their place in a group, so a run that goes on would differ in its last bits.
+        """
+        if self.count == 1 or isinstance(forward, nn.parallel.DistributedDataParallel):
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients])) / self.count
+        parts = flat.split([gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
 
 
 ALONE = Processes()

@@ -47,8 +47,9 @@ def train_step(state: State, job: Job, stage: Stage, batch: Rows) -> Tensor:
     for number, part in enumerate(parts):
         with _last_only(job.forward, number == len(parts) - 1):
             counted += backward(state, job, stage, batch, part, number)
-    state.scaler.unscale_(state.optimizer)
     parameters = [parameter for parameter in state.model.parameters() if parameter.grad is not None]
+    job.processes.average_gradients(job.forward, parameters)
+    state.scaler.unscale_(state.optimizer)
     norm = grad_norm(parameters)
     after, counted = _over_processes(job.processes, statistics.gather(), counted)
     bad = ~torch.isfinite(counted[0])

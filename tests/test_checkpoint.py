@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,13 +28,7 @@ from effnet_builder.train.saving import NothingKept, RunSaver
 from effnet_builder.train.state import State
 from effnet_builder.train.stopping import SIGNALS, Stopped, StopRequest
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def stopped_at(step: int, state: State, job: Job) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from harness import SERVER, Command, Ended, Fault, Place, command, differences, outcome
 
-from effnet_builder.train.checkpoint import Checkpoint, Checkpoints, Damaged, read, write
+from effnet_builder.train.checkpoint import Checkpoint, Checkpoints, Damaged
 from effnet_builder.train.run import Run
 
 # Where a process can be killed, as the callers know it, and about how often a run calls it.
@@ -228,8 +228,8 @@ def _save_for_ever(folder: Path, said: Path, seed: int, floats: int) -> None:
             step += 1
 
 
-def damage(content: bytes, other: bytes, chance: random.Random) -> tuple[str, bytes]:
-    """The contents of a checkpoint, harmed in some way; and its name. `other` is another run's checkpoint."""
+def damage(content: bytes, chance: random.Random) -> tuple[str, bytes]:
+    """The name of a way to harm the contents of a checkpoint, and what they then are."""
     kind = chance.choice(
         ["bit", "bit", "bit", "bits", "zeros", "page", "truncated", "grown", "header", "empty", "pickle"]
     )
@@ -249,7 +249,7 @@ def damage(content: bytes, other: bytes, chance: random.Random) -> tuple[str, by
         at -= at % 4096
         page = content[source : source + 4096]
         harmed[at : at + len(page)] = page
-        del harmed[max(len(content), 0) :]
+        del harmed[len(content) :]
     elif kind == "truncated":
         del harmed[at:]
     elif kind == "grown":
@@ -279,7 +279,7 @@ def corrupt(run: Path, seed: int) -> str | None:
     newest, before = checkpoints.steps()[:2]
     path = checkpoints.path(newest)
     content = path.read_bytes()
-    kind, harmed = damage(content, b"", random.Random(seed))
+    kind, harmed = damage(content, random.Random(seed))
     if harmed == content:
         return None
     path.write_bytes(harmed)
@@ -292,9 +292,3 @@ def corrupt(run: Path, seed: int) -> str | None:
         path.write_bytes(content)
     assert not CANARY.exists(), "code ran"
     return kind
-
-
-def rewritten(path: Path, name: str, value: object) -> None:
-    """A checkpoint with another fact, written as a whole one."""
-    found = read(path)
-    write(path, Checkpoint(found.tensors, {**found.facts, name: value}))

@@ -227,8 +227,9 @@ def test_sigterm_to_torchrun_saves_and_the_run_goes_on(tmp_path: Path) -> None:
     whole = [SERVER.Process(target=the_command, args=(i, port, [*started, f"{tmp_path / 'whole'}"])) for i in (0, 1)]
     assert codes_of(whole) == [0, 0]
 
-    harmed, run = str(Path(__file__).with_name("harmed.py")), tmp_path / "run"
-    result = torchrun(harmed, "train_step", "9", "SIGTERM", "--launcher", *started, str(run))
+    harness, run = str(Path(__file__).parent / "faults" / "harness.py"), tmp_path / "run"
+    to_launcher = "DO import os; os.environ['RANK'] == '0' and os.kill(os.getppid(), 15)"
+    result = torchrun(harness, "effnet_builder.train.engine:train_step", "9", to_launcher, *started, str(run))
     assert result.returncode != 0
     assert "stopped by SIGTERM; step " in result.stderr
     assert f"to go on: train-arch --resume {run}\n" in result.stderr

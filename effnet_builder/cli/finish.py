@@ -42,7 +42,7 @@ def finish(run: Run, state: State, job: Job, material: Material, order: Order, s
     metrics = measure(predictions, job.num_classes)
     raw = metrics if state.average is None else measure(predict(state.model, test, how, stop), job.num_classes)
     if not job.processes.first:
-        return  # what follows is the first one's alone, and nobody waits for it
+        return  # what follows is the first one's alone
     if state.average is not None:
         echo(f"test accuracy without the average {raw.top1:.2%}")
     echo(f"test accuracy {metrics.top1:.2%}, loss {metrics.loss:.4f}", bold=True)

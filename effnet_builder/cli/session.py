@@ -268,9 +268,11 @@ def _loggers(run: Run, material: Material, order: Order) -> list[Logger]:
 
 
 def _where(run: Run) -> str:
+    if run.done:
+        return f"; {printable(str(run.folder))} is done"
     steps = run.checkpoints.steps()
     return f"; step {steps[0]:,} is saved" if steps else "; nothing was kept"
 
 
 def _hint(run: Run) -> str:
-    return f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() else ""
+    return f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() and not run.done else ""

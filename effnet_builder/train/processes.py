@@ -139,6 +139,8 @@ def processes(device: torch.device, timeout: float) -> Iterator[Processes]:
     try:
         who = _join(device, timeout, place)
         yield who
+        who.at("waiting for the others to end")  # the first may still be writing results, and may be lost over it
+        who.meet()
     except Lost as error:
         raise Lost(f"{error}{place}") from None
     except RuntimeError as error:

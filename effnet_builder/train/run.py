@@ -64,7 +64,7 @@ class Run:
     @property
     def done(self) -> bool:
         """Whether the training came to its end."""
-        return (self.folder / "result.json").exists()
+        return (self.folder / "result.json").is_file()
 
     def clean(self) -> None:
         """Remove what killed processes left half written. Only the run's owner may ask for it."""

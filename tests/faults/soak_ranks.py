@@ -85,8 +85,8 @@ class Launched:
         return not set(self.ranks()) & set(before) and marker.exists() and marker.stat().st_mtime > self.disturbed
 
     def disturb(self, what: str, random_: random.Random) -> list[int]:
-        """Harm the processes that there are."""
-        ranks = self.ranks()
+        """Harm the processes that there are; none where the run is done and they only leave."""
+        ranks = [] if (self.run / "result.json").exists() else self.ranks()
         chosen = ranks if what == "all killed" else random_.sample(ranks, min(1, len(ranks)))
         self.disturbed = time.time()
         for one in chosen:

@@ -21,16 +21,6 @@ def test_any_corruption_is_noticed_and_an_older_one_is_taken(finished: Path) -> 
     assert kinds >= {"bit", "bits", "zeros", "page", "truncated", "grown", "header", "empty", "pickle"}
 
 
-@pytest.fixture
-def stopped(bench: Bench, tmp_path: Path) -> Path:
-    """A run with checkpoints of steps 8 and 10."""
-    run = tmp_path / "run"
-    ended = command(bench.place.start(run), tmp_path, Fault("effnet_builder.train.engine:train_step", 10, "SIGTERM"))
-    assert ended.code == 143, ended.said()
-    assert Run(run).checkpoints.steps()[:2] == [10, 8]
-    return run
-
-
 @pytest.mark.parametrize("kind", ["flipped", "truncated", "emptied", "pickle", "torch pickle"])
 def test_the_run_goes_on_from_an_older_one_to_the_same_end(
     bench: Bench, stopped: Path, tmp_path: Path, kind: str

@@ -72,6 +72,19 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(
     assert set(differences(run, undisturbed)) <= OLDER
 
 
+def test_a_limit_on_the_size_of_files_costs_nothing(
+    place: Place, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    """From the second step on, until somebody raises it in the evaluation of the first epoch."""
+    run = tmp_path / "run"
+    ended = command(place.start(run), tmp_path, Fault(STEP, 2, "FULL"), Fault(EPOCH, 1, "ROOM"))
+    assert ended.code == 0, ended.said()
+    (sentence,) = [line for line in ended.out.splitlines() if "no checkpoint" in line]
+    assert sentence.startswith("no checkpoint of step 4 could be written: ")
+    assert sentence.endswith("File too large; the last one is of step 0")
+    assert not differences(run, undisturbed)
+
+
 def test_a_disk_that_stays_full_ends_the_run_with_its_last_checkpoint_whole(
     place: Place, undisturbed: dict[str, object], small_disk: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from many import COMMAND, SERVER, SPEC, codes_of, free_port, the_command, torchrun
 from typer.testing import CliRunner, Result
 
+from effnet_builder.cli import finish
 from effnet_builder.cli.train import app
 from effnet_builder.train import engine
 from effnet_builder.train.checkpoint import Checkpoints
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # What the others say
+
+AT_THE_END = "at step 18, while waiting for the others to end"
 
 
 def at_call(place: Any, name: str, call: int, fault: str) -> None:
@@ -54,7 +57,8 @@ def faulty_command(rank: int, port: int, arguments: list[str], fault: tuple[int,
     os.dup2(os.open(said / f"said-{rank}", os.O_WRONLY | os.O_CREAT), 2)
     faulty_rank, name, call, kind = fault
     if rank == faulty_rank:
-        at_call(Checkpoints if name == "save" else engine, name, call, kind)
+        places = {"save": Checkpoints, "write_weights": finish, "measure": finish}
+        at_call(places.get(name, engine), name, call, kind)
     the_command(rank, port, arguments)
 
 
@@ -78,6 +82,9 @@ def with_a_fault(folder: Path, rank: int, name: str, call: int, fault: str) -> t
         (0, "save", 3, "SIGSTOP", "no answer from the others for 2 s at step 6, while saving; step 4 is saved"),
         (1, "_save", 3, "SIGSTOP", "no sign of life from process 1 for 2 s at step 6, while saving; step 6 is saved"),
         (0, "save", 1, "SIGKILL", "another process is gone while saving; nothing was kept"),
+        (0, "write_weights", 1, "SIGSTOP", f"no answer from the others for 2 s {AT_THE_END}; step 18 is saved"),
+        (0, "write_weights", 1, "SIGKILL", f"another process is gone {AT_THE_END}; step 18 is saved"),
+        (1, "measure", 1, "SIGSTOP", f"no sign of life from process 1 for 2 s {AT_THE_END}; RUN is done"),
     ],
 )
 def test_a_process_that_is_killed_or_stopped_is_a_sentence_of_the_others(
@@ -86,6 +93,7 @@ def test_a_process_that_is_killed_or_stopped_is_a_sentence_of_the_others(
     codes, sentences = with_a_fault(tmp_path, rank, name, call, fault)
     assert codes[1 - rank] == 1
     hint = f"; to go on: train-arch --resume {tmp_path / 'run'}" if "saved" in said else ""
+    said = said.replace("RUN", str(tmp_path / "run"))
     assert sentences[1 - rank].splitlines()[-1] == f"process {1 - rank} of 2: {said}{hint}"
     assert "Traceback" not in sentences[1 - rank]
 

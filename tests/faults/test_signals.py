@@ -10,6 +10,8 @@ import trials
 from harness import Fault, command, differences
 from trials import Bench
 
+from effnet_builder.train.run import Run
+
 
 @pytest.mark.parametrize("seed", range(3))
 def test_stopped_at_random_times(bench: Bench, tmp_path: Path, seed: int) -> None:
@@ -33,6 +35,18 @@ def test_stopped_between_steps(bench: Bench, tmp_path: Path, name: str, target: 
     assert ended.code == 128 + signal.Signals[name], ended.said()
     assert ended.err.startswith(f"stopped by {name}; step ")
     assert ended.err.endswith(f" is saved; to go on: train-arch --resume {run}\n")
+    assert command(["--resume", run], tmp_path).code == 0
+    assert not differences(run, bench.expected)
+
+
+def test_a_second_signal_stops_at_once_and_harms_nothing(bench: Bench, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    ended = command(
+        bench.place.start(run), tmp_path, Fault("effnet_builder.train.engine:train_step", 10, "SIGINT,SIGTERM")
+    )
+    assert ended.code == 143, ended.said()
+    assert ended.err == f"stopped by SIGTERM; step 8 is saved; to go on: train-arch --resume {run}\n"
+    assert Run(run).checkpoints.steps()[0] == 8
     assert command(["--resume", run], tmp_path).code == 0
     assert not differences(run, bench.expected)
 

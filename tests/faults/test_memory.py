@@ -24,7 +24,7 @@ resource.setrlimit(resource.RLIMIT_AS, (size + {}, resource.RLIM_INFINITY))
 """
 
 
-@pytest.mark.parametrize(("error", "where"), zip(ERRORS, WHERE, strict=True))
+@pytest.mark.parametrize(("error", "where"), list(zip(ERRORS, WHERE, strict=True)))
 def test_a_step_without_memory_names_a_batch(
     place: Place, undisturbed: dict[str, object], error: str, where: str, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .config import shared_mode, writing
+from .config import in_short, shared_mode, writing
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -61,8 +61,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
             metadata = dict(opened.metadata() or {})
     except (SafetensorError, OSError, ValueError, TypeError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise Damaged(f"{path}: not a whole file ({reason})") from None
+        raise Damaged(f"{path}: not a whole file ({in_short(error)})") from None
     if "digest" in metadata and metadata["digest"] != _digest(tensors, metadata):
         raise Damaged(f"{path}: its contents are not those that were written (the digest differs)")
     return tensors, metadata

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import re
 import struct
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from effnet_builder.config import limit, limits, load_document, override, parse_
 from effnet_builder.config.errors import Mark
 from effnet_builder.config.reading import node_of
 from effnet_builder.models.files import load_weights, read_weights, write_weights
+from effnet_builder.tensors import write_tensors
+from effnet_builder.train.checkpoint import Checkpoints, Damaged
 
 TINY = """name: tiny
 resolution: 8
@@ -174,6 +177,31 @@ def test_any_failure_of_the_unpickler_is_a_sentence(tmp_path: Path, zipped: byte
         assert len(text) < 500
 
 
+LONG = b"a" * 3_000_000
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"c" + LONG + b"\n\n.",
+        b"c" + LONG,
+        b"c\xff" + LONG + b"\nb\n.",
+        b"X" + struct.pack("<I", len(LONG)) + LONG + b")R.",
+    ],
+    ids=["module", "no end", "no ASCII", "function"],
+)
+@pytest.mark.parametrize("before", [b"", b"N.\x80\x02"])
+def test_an_endless_word_in_a_pickle_is_refused_at_once(
+    tmp_path: Path, zipped: bytes, name: bytes, before: bytes
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pth", "w") as target, zipfile.ZipFile(io.BytesIO(zipped)) as source:
+        for member in source.namelist():
+            target.writestr(member, b"\x80\x02" + name if member.endswith("data.pkl") else source.read(member))
+    (tmp_path / "b.pth").write_bytes(b"\x80\x02" + before + name)
+    for file in ("a.pth", "b.pth"):  # PyTorch's message would be searched for hours
+        assert "is no file of weights" in refusal(tmp_path / file)
+
+
 class Touch:
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.system, ("touch canary",)
@@ -231,6 +259,37 @@ def test_safetensors_headers_that_lie(tmp_path: Path, entry: dict[str, object]) 
         assert refusal(path).isprintable()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": [8.5, 0.5, 0.5]}, "normalization.mean[0] = 8.5: expected a number from 0 to 1"),
+        ({"std": [0.2, 0, 0.2]}, "normalization.std[1] = 0: expected a number above 0 to 10"),
+        ({"mean": [0.5, 0.5], "std": [0.2, 0.2]}, "normalizes 2 channels, and its network takes 3"),
+    ],
+)
+def test_a_normalization_that_is_none_is_refused(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    (tmp_path / "spec.yaml").write_text(TINY)
+    model, path = build_model(tmp_path / "spec.yaml"), tmp_path / "w.safetensors"
+    spec = json.dumps(
+        model.plan.spec.model_dump(mode="json", exclude_unset=True)
+        | {"normalization": {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.2, 0.2], **changes}}
+    )
+    write_tensors(path, model.state_dict(), {"spec": spec})
+    with pytest.raises(ConfigError) as error:
+        load_trained(path)
+    assert message in str(error.value)
+
+
+def test_what_a_library_says_of_a_file_is_shown_short(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    header = json.dumps({"y" * 5000: {"dtype": "F32", "shape": [1], "data_offsets": [3, 1]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    for read in (load_trained, load_spec, read_weights):
+        with pytest.raises(ConfigError, match="whole") as error:
+            read(path)
+        assert len(str(error.value)) < 400
+
+
 def test_a_pipe_a_device_and_a_directory_are_no_weights(tmp_path: Path) -> None:
     for suffix in (".pth", ".safetensors"):
         os.mkfifo(tmp_path / f"pipe{suffix}")
@@ -250,7 +309,7 @@ def test_wrappers_that_hold_themselves_end(tmp_path: Path) -> None:
 def test_names_of_tensors_cannot_command_the_terminal(tmp_path: Path) -> None:
     model = build_model("tinynet-e", num_classes=3)
     torch.save(
-        export_weights(model) | {"\x1b]0;owned\x07": torch.zeros(1), "x" * 100_000: torch.zeros(1)}, tmp_path / "w.pth"
+        export_weights(model) | {"\x1b]0;owned\x07": torch.zeros(1), "x" * 3_000: torch.zeros(1)}, tmp_path / "w.pth"
     )
     with pytest.raises(ConfigError) as error:
         load_weights(model, tmp_path / "w.pth")
@@ -371,6 +430,25 @@ def test_a_forged_checkpoint_is_a_sentence(tmp_path: Path, write_yaml: WriteYaml
     assert "its checkpoint does not say what it belongs to" in result.output
     with pytest.raises(ConfigError, match="its checkpoint does not fit its spec.yaml: "):
         load_trained(tmp_path, "last")
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        (json.dumps({"format": "y" * 5000}), r"of format y+\.\.\.; this version reads format 1$"),
+        (json.dumps({"format": 1, "step": "y" * 5000}), r"is of step y+\.\.\., whatever its name says$"),
+        ("[" * 100_000, "no checkpoint$"),
+        ("[]", "no checkpoint$"),
+        ("{}", "no checkpoint$"),
+        ("{", "no checkpoint$"),
+    ],
+    ids=["format", "step", "deep", "list", "empty", "cut"],
+)
+def test_forged_facts_of_a_checkpoint_are_a_short_sentence(tmp_path: Path, facts: str, message: str) -> None:
+    write_tensors(tmp_path / "step-000000003.safetensors", {}, {"facts": facts})
+    ((_, found),) = Checkpoints(tmp_path).newest()
+    assert isinstance(found, Damaged)
+    assert re.search(message, str(found))
 
 
 def test_nothing_asks_the_network(tmp_path: Path, write_yaml: WriteYaml) -> None:

@@ -83,15 +83,15 @@ class Published(StrictModel):
     source: Text | None = Field(None, description="where the figures stand")
 
 
-ChannelValue = Annotated[float, Field(ge=-1000, le=1000)]
-ChannelValues = Annotated[tuple[ChannelValue, ...], Field(strict=False, min_length=1, max_length=64)]
+Means = Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(strict=False, min_length=1, max_length=1000)]
+Stds = Annotated[tuple[Annotated[float, Field(gt=0, le=10)], ...], Field(strict=False, min_length=1, max_length=1000)]
 
 
 class Normalization(StrictModel):
     """What the network expects of its images: `(pixel - mean) / std` for pixels in [0, 1]."""
 
-    mean: ChannelValues = Field(description="of each channel; ImageNet's is [0.485, 0.456, 0.406]")
-    std: ChannelValues = Field(description="of each channel; ImageNet's is [0.229, 0.224, 0.225]")
+    mean: Means = Field(description="of each channel; ImageNet's is [0.485, 0.456, 0.406]")
+    std: Stds = Field(description="of each channel; ImageNet's is [0.229, 0.224, 0.225]")
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """A mean and a std of unequal length."""

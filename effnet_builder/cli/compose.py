@@ -173,6 +173,17 @@ def choose(name: str) -> torch.device:
         raise fail(f"--device {name}: {error}", own=own) from None
 
 
+def normalization_of(plan: Plan, mark: Mark) -> Normalize | None:
+    """The mean and std of a spec, if it has any; they must be for as many channels as the network takes."""
+    said = plan.spec.normalization
+    if said is None:
+        return None
+    if len(said.mean) != plan.in_channels:
+        message = f"normalizes {len(said.mean)} channels, and its network takes {plan.in_channels}"
+        raise ConfigError([Problem(message, mark=mark)])
+    return Normalize(mean=said.mean, std=said.std)
+
+
 def given_normalization(recipe: Recipe, channels: int) -> Normalize | None:
     """The recipe's mean and std, if it has any; they must be for as many channels as the network takes."""
     given = recipe.normalize

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..config import ConfigError, Mark, Problem
-from ..train.recipe import Normalize
-from .compose import Material
+from .compose import Material, normalization_of
 from .console import echo
 
 if TYPE_CHECKING:
@@ -38,6 +37,4 @@ def teacher_of(file: str | None, material: Material, device: torch.device) -> Te
         message = f"takes {plan.in_channels} channels, {material.plan.name} takes {material.plan.in_channels}"
         raise ConfigError([Problem(message, mark=mark)])
     echo(f"learning from {plan.name} ({file})")
-    said = plan.spec.normalization
-    normalize = material.normalize if said is None else Normalize(mean=said.mean, std=said.std)
-    return Teacher(model.to(device), normalize, material.normalize)
+    return Teacher(model.to(device), normalization_of(plan, mark) or material.normalize, material.normalize)

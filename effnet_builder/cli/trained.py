@@ -22,6 +22,7 @@ from ..train.predictions import Evaluation
 from ..train.recipe import Normalize, Recipe, load_recipe
 from ..train.run import Run
 from ..train.stages import evaluation
+from .compose import normalization_of
 from .order import Order, recorded
 
 _BATCH_SIZE = 64
@@ -97,8 +98,8 @@ def how_to_evaluate(trained: Trained, batch_size: int | None = None) -> Evaluati
 
 def _from_weights(path: Path, mark: Mark) -> Trained:
     plan = resolve(load_spec(path))
-    said = plan.spec.normalization
-    if said is None:
+    normalize = normalization_of(plan, mark)
+    if normalize is None:
         raise ConfigError([Problem("does not say by which mean and std its images are normalized", mark=mark)])
     check_claim(path)
     model = Network(plan)
@@ -109,7 +110,6 @@ def _from_weights(path: Path, mark: Mark) -> Trained:
     except (SafetensorError, ValueError, RecursionError):
         names = None
     classes = tuple(map(str, names)) if isinstance(names, list) and len(names) == plan.num_classes else None
-    normalize = Normalize(mean=said.mean, std=said.std)
     return Trained(model.eval(), plan, normalize, classes, None, None, "its weights")
 
 

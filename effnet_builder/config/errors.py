@@ -89,6 +89,11 @@ def of_system(error: OSError) -> str:
     return f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
 
 
+def in_short(error: Exception) -> str:
+    """What a library says, as one part of a sentence: its first line, of at most 200 characters, or the type's name."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
+
+
 def printable(text: str) -> str:
     """The text, with everything escaped that a terminal could obey."""
     return text if text.isprintable() else ascii(text)[1:-1]

@@ -18,7 +18,7 @@ from numbers import Integral, Real
 import yaml
 from pydantic import BaseModel
 
-from .errors import ConfigError, Mark, Path, Problem, format_value, shorten
+from .errors import ConfigError, Mark, Path, Problem, format_value, in_short, shorten
 from .limits import at_most, limit
 
 Scalar = str | int | float | bool | None
@@ -147,7 +147,7 @@ def _embedded(name: str, refuse: Callable[[str], ConfigError]) -> bytes:
         with safe_open(name, "np") as file:
             said = file.metadata() or {}
     except SafetensorError as error:
-        raise refuse(f"is no safetensors file, or not whole: {error}") from None
+        raise refuse(f"is no safetensors file, or not whole: {in_short(error)}") from None
     if "spec" not in said:
         raise refuse("carries no spec, as the files of effnet_builder do: name the network, and give this as --weights")
     return str(said["spec"]).encode()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
 import pickle
+import pickletools
 import stat
 import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -22,7 +24,7 @@ from ..arch.analysis import analyze
 from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
-from ..config import ConfigError, Mark, Problem, shorten
+from ..config import ConfigError, Mark, Problem, in_short, shorten
 from ..tensors import Damaged, read_tensors, write_tensors
 from .differences import differing_computations
 from .layouts import Layout
@@ -30,6 +32,8 @@ from .trunk import Trunk
 from .weights import WeightsWarning, import_weights, unwrap
 
 _MAX_DIFFERENCES = 10
+_PICKLES = 5  # in PyTorch's older format, before the numbers: magic number, version, system, objects, keys
+_MAX_NAME, _MAX_WORD = 200, 4_000  # characters: of a class or function; of anything else that has no spaces
 
 
 def load_weights(model: Trunk, file: str | os.PathLike[str], layout: Layout | None = None) -> int:
@@ -57,7 +61,7 @@ def check_claim(file: str | os.PathLike[str]) -> None:
         with safe_open(file, "pt") as opened:
             held = sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
     except SafetensorError as error:
-        raise _refused(Path(file), f"is no file of weights, or not whole: {error}") from None
+        raise _refused(Path(file), f"is no file of weights, or not whole: {in_short(error)}") from None
     if claimed > held:
         raise _refused(Path(file), f"its spec has {claimed:,} weights, the file only {held:,}")
 
@@ -124,8 +128,29 @@ def _check_archive(path: Path) -> None:
         ends = [*(offset for offset, _ in starts[1:]), archive.start_dir]
         if any(offset + size > end for (offset, size), end in zip(starts, ends, strict=False)):
             raise _refused(path, "is no file of weights: its parts overlap, and may unpack to any size")
-    elif start[:1] != b"\x80":
+        with zipfile.ZipFile(path) as archive:
+            for member in members:
+                if member.filename.endswith("data.pkl"):
+                    _check_pickle(io.BytesIO(archive.read(member)))
+    elif start[:1] == b"\x80":
+        with path.open("rb") as file:
+            for _ in range(_PICKLES):
+                if file.peek(1):
+                    _check_pickle(file)
+    else:
         raise _refused(path, "is no file of weights")
+
+
+def _check_pickle(file: IO[bytes]) -> None:
+    """Raise ValueError for what is none, or has endless words: PyTorch's refusals look through them for minutes.
+
+    Nothing is executed.
+    """
+    for opcode, argument, _ in pickletools.genops(file):
+        if isinstance(argument, str | bytes) and len(argument) > _MAX_NAME:
+            most = _MAX_NAME if opcode.name == "GLOBAL" else _MAX_WORD
+            if max(map(len, argument.split()), default=0) > most:
+                raise ValueError(f"it holds a word of more than {most:,} characters")
 
 
 def _is_stored(tensor: Tensor) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config import shorten
 from ..tensors import Damaged, read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "Checkpoints", "Damaged", "read", "write"]
@@ -77,7 +78,8 @@ class Checkpoints:
             try:
                 found = read(self.path(step))
                 if found.facts.get("step") != step:
-                    raise Damaged(f"{self.path(step)}: is of step {found.facts.get('step')}, whatever its name says")
+                    said = shorten(f"{found.facts.get('step')}")
+                    raise Damaged(f"{self.path(step)}: is of step {said}, whatever its name says")
                 yield step, found
             except Damaged as error:
                 yield step, error
@@ -92,9 +94,11 @@ def write(path: Path, checkpoint: Checkpoint) -> None:
 def read(path: Path) -> Checkpoint:
     """The checkpoint in a file. Raises Damaged where anything in it is not as it was written."""
     tensors, metadata = read_tensors(path)
-    if not {"facts", "digest"} <= metadata.keys():
-        raise Damaged(f"{path}: no checkpoint")
-    found = json.loads(metadata["facts"])
-    if found["format"] != _FORMAT:
-        raise Damaged(f"{path}: of format {found['format']}; this version reads format {_FORMAT}")
+    try:
+        _, found = metadata["digest"], json.loads(metadata["facts"])
+        version = found["format"]
+    except (KeyError, ValueError, TypeError, RecursionError):
+        raise Damaged(f"{path}: no checkpoint") from None
+    if version != _FORMAT:
+        raise Damaged(f"{path}: of format {shorten(f'{version}')}; this version reads format {_FORMAT}")
     return Checkpoint(tensors, found)

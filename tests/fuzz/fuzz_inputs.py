@@ -409,7 +409,7 @@ def change_tensors(rng: Random, header: dict[str, Any]) -> None:
             del header[name]
         case 5:
             header[f"{name}2"] = dict(entry)
-        case 6:
+        case 6 if entry:
             del entry[rng.choice(list(entry))]
         case _:
             header[name] = rng.choice((None, [], 3, {}, "x", {"dtype": "F32"}))

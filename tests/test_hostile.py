@@ -437,12 +437,13 @@ def test_a_forged_checkpoint_is_a_sentence(tmp_path: Path, write_yaml: WriteYaml
     [
         (json.dumps({"format": "y" * 5000}), r"of format y+\.\.\.; this version reads format 1$"),
         (json.dumps({"format": 1, "step": "y" * 5000}), r"is of step y+\.\.\., whatever its name says$"),
+        (json.dumps({"format": 1, "step": {"a": 1}}), "is of step .* whatever its name says$"),
         ("[" * 100_000, "no checkpoint$"),
         ("[]", "no checkpoint$"),
         ("{}", "no checkpoint$"),
         ("{", "no checkpoint$"),
     ],
-    ids=["format", "step", "deep", "list", "empty", "cut"],
+    ids=["format", "step", "step of another type", "deep", "list", "empty", "cut"],
 )
 def test_forged_facts_of_a_checkpoint_are_a_short_sentence(tmp_path: Path, facts: str, message: str) -> None:
     write_tensors(tmp_path / "step-000000003.safetensors", {}, {"facts": facts})

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..models.files import write_weights
 from ..tensors import finite
 from ..train.batches import epoch_batches
-from ..train.checkpoint import Damaged, read
+from ..train.checkpoint import Damaged
 from ..train.engine import Diverged
 from ..train.evaluation import recompute_norm_statistics
 from ..train.job import Job
@@ -70,7 +70,7 @@ def _kept(run: Run, state: State, job: Job) -> tuple[nn.Module, int]:
     best = max(state.history, key=lambda metrics: metrics.kept_accuracy)
     if best.step != state.step:
         try:
-            checkpoint = read(run.checkpoints.path(best.step))
+            checkpoint = run.checkpoints.at(best.step)
         except Damaged as error:
             echo(f"{error}; the weights of the last epoch are kept instead of the best", err=True)
             return module, len(state.history)

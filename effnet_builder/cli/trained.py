@@ -17,7 +17,7 @@ from ..models.files import check_claim, load_weights
 from ..models.network import Network
 from ..train.augment import InputPath
 from ..train.augment_settings import Augment
-from ..train.checkpoint import Checkpoint, Damaged, read
+from ..train.checkpoint import Checkpoint, Damaged
 from ..train.predictions import Evaluation
 from ..train.recipe import Normalize, Recipe, load_recipe
 from ..train.run import Run
@@ -120,17 +120,19 @@ def _checkpoint(run: Run, which: str, mark: Mark) -> Checkpoint:
         raise ConfigError([Problem("has no checkpoints", mark=mark)])
     try:
         if which == "last":
-            return read(run.checkpoints.path(steps[0]))
+            return run.checkpoints.at(steps[0])
         if which == "best":
-            history = read(run.checkpoints.path(steps[0])).facts.get("history")
+            history = run.checkpoints.at(steps[0]).facts.get("history")
             if not history:
                 raise ConfigError([Problem("no epoch of it is validated yet", mark=mark)])
             key = "ema_accuracy" if history[0]["ema_accuracy"] is not None else "valid_accuracy"
-            return read(run.checkpoints.path(max(history, key=lambda epoch: float(epoch[key]))["step"]))
+            return run.checkpoints.at(max(history, key=lambda epoch: float(epoch[key]))["step"])
         if which.isdecimal() and int(which) in steps:
-            return read(run.checkpoints.path(int(which)))
+            return run.checkpoints.at(int(which))
     except Damaged as error:
         raise ConfigError([Problem(f"{error}", mark=mark)]) from None
+    except (KeyError, TypeError, ValueError):  # forged: none of ours is so
+        raise ConfigError([Problem("its last checkpoint does not say which epoch is the best", mark=mark)]) from None
     there = ", ".join(map(str, reversed(steps)))
     message = f"no such checkpoint; expected kept, last, best, or one of the steps {there}"
     raise ConfigError([Problem(message, mark=Mark(f"--checkpoint {which}"))])

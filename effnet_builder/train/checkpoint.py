@@ -51,6 +51,14 @@ class Checkpoints:
         """The file of a step."""
         return self.folder / f"step-{step:09d}.safetensors"
 
+    def at(self, step: int) -> Checkpoint:
+        """The checkpoint of a step. Raises Damaged, also where it is of another step than its name says."""
+        found = read(self.path(step))
+        said = found.facts.get("step")
+        if said != step:
+            raise Damaged(f"{self.path(step)}: is of step {shorten(f'{said}')}, whatever its name says")
+        return found
+
     def save(self, step: int, checkpoint: Checkpoint, keep: Iterable[int] = ()) -> Path:
         """Write one, then remove all but the newest two and those of the steps in `keep`. Raises OSError.
 
@@ -76,11 +84,7 @@ class Checkpoints:
         """Each step and its checkpoint, newest first; one that is damaged comes as the error that says how."""
         for step in self.steps():
             try:
-                found = read(self.path(step))
-                if found.facts.get("step") != step:
-                    said = shorten(f"{found.facts.get('step')}")
-                    raise Damaged(f"{self.path(step)}: is of step {said}, whatever its name says")
-                yield step, found
+                yield step, self.at(step)
             except Damaged as error:
                 yield step, error
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..config import of_system
 from ..tensors import finite
-from .checkpoint import Checkpoint, Checkpoints, Damaged, read
+from .checkpoint import Checkpoint, Checkpoints, Damaged
 from .processes import ALONE, Processes
 from .state import State
 
@@ -73,7 +73,7 @@ class RunSaver:
         step = self.processes.tell(-1 if found is None else found[0])
         if step < 0:
             raise NothingKept(f"{self.checkpoints.folder} has no checkpoint that can be read")
-        return read(self.checkpoints.path(step)) if found is None else found[1]
+        return self.checkpoints.at(step) if found is None else found[1]
 
     def _best(self, state: State) -> list[int]:
         ranking = sorted(state.history, key=lambda metrics: metrics.kept_accuracy, reverse=True)

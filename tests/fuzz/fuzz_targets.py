@@ -323,6 +323,7 @@ def runs(folder: Path) -> Target:
                 lambda: session.go_on(run, {}, None, {}, False).train(fit_batch=False),
                 lambda: load_trained(run),
                 lambda: load_trained(run, "last"),
+                lambda: load_trained(run, "best"),
             ):
                 try:
                     step()

@@ -28,7 +28,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from fuzz_targets import TARGETS, Target, at  # noqa: E402
 
 HANG = 30.0  # seconds of the clock after which an input is given up; ten times as many to set up
-SLOWEST = {"networks": 2.0, "runs": 2.0}  # seconds, where a module is built
+SLOWEST = {"networks": 2.0, "runs": 2.0, "pth": 2.0}  # seconds, where a module is built or a pickle read twice
 WARM_UP = 20  # inputs whose time is not counted: they load what is loaded once
 ROOM = 4 * 2**30  # bytes of addresses that a process may take
 FIELDS = ("index", "done", "accepted", "slow", "worst", "worst_index", "peak", "base", "since")
@@ -157,7 +157,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--keep", default="fuzz-findings")
-    parser.add_argument("--slowest", type=float, help="seconds of one core an input may take [0.25; 2 with a module]")
+    parser.add_argument("--slowest", type=float, help="seconds of one core an input may take [0.25; 2 for networks, runs, pth]")
     parser.add_argument("--only", type=int, help="check this input alone, and show it")
     options = parser.parse_args()
     kinds = list(TARGETS) if options.kind == "all" else [options.kind]

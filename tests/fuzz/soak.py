@@ -157,7 +157,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--keep", default="fuzz-findings")
-    parser.add_argument("--slowest", type=float, help="seconds of one core an input may take [0.25; 2 for networks, runs, pth]")
+    parser.add_argument(
+        "--slowest", type=float, help="seconds of one core an input may take [0.25; 2 for networks, runs, pth]"
+    )
     parser.add_argument("--only", type=int, help="check this input alone, and show it")
     options = parser.parse_args()
     kinds = list(TARGETS) if options.kind == "all" else [options.kind]

@@ -191,7 +191,7 @@ class ConsoleLogger:
             f"  {metrics.seconds:.1f} s, {metrics.images_per_second:,.0f} images/s"
         )
         if metrics.skipped > self.skipped:
-            self.say(f"  {metrics.skipped - self.skipped:,} steps were skipped: loss or gradient was no finite number")
+            self.say(f"  skipped steps: {metrics.skipped - self.skipped:,}, loss or gradient no finite number")
         self.skipped = metrics.skipped
         if metrics.wait_share > 0.1 and metrics.seconds > 1:
             self.say(

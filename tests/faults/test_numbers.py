@@ -36,7 +36,7 @@ def test_bad_steps_are_skipped_counted_and_reported(place: Place, target: str, t
     assert skipped(run) == [1, 3, 3]
     assert json.loads((run / "result.json").read_text())["skipped_steps"] == 3
     assert "1 in epoch 1, 2 in epoch 2: loss or gradient no finite number" in (run / "report.html").read_text()
-    assert "  2 steps were skipped: loss or gradient was no finite number\n" in ended.out
+    assert "  skipped steps: 2, loss or gradient no finite number\n" in ended.out
     assert all(tensor.isfinite().all() for tensor in load_file(run / "model.safetensors").values())
 
 

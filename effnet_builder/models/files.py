@@ -101,7 +101,7 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # of any kind: the unpickler believes what the file says
-        reason = (str(error) or "it ends too early").splitlines()[0][:200]
+        reason = in_short(error) if str(error) else "it ends too early"
         raise _refused(path, f"is no file of weights, or not whole: {reason}") from None
     if not isinstance(state, dict):
         raise _refused(path, f"holds a {type(state).__name__}, not a state dict")
@@ -122,13 +122,12 @@ def _check_archive(path: Path) -> None:
     if start == b"PK\3\4":
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise _refused(path, "is compressed, which PyTorch's own files are not")
-        starts = sorted((member.header_offset, member.file_size) for member in members)
-        ends = [*(offset for offset, _ in starts[1:]), archive.start_dir]
-        if any(offset + size > end for (offset, size), end in zip(starts, ends, strict=False)):
-            raise _refused(path, "is no file of weights: its parts overlap, and may unpack to any size")
-        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise _refused(path, "is compressed, which PyTorch's own files are not")
+            starts = sorted((member.header_offset, member.file_size) for member in members)
+            ends = [*(offset for offset, _ in starts[1:]), archive.start_dir]
+            if any(offset + size > end for (offset, size), end in zip(starts, ends, strict=False)):
+                raise _refused(path, "is no file of weights: its parts overlap, and may unpack to any size")
             for member in members:
                 if member.filename.endswith("data.pkl"):
                     _check_pickle(io.BytesIO(archive.read(member)))

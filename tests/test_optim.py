@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from effnet_builder import ConfigError
 from effnet_builder.train.groups import parameter_groups, parameter_kinds
-from effnet_builder.train.optim import RMSpropTF, build_optimizer, clip_gradients, grad_norm, set_lr
+from effnet_builder.train.optim import build_optimizer, clip_gradients, grad_norm, set_lr
 from effnet_builder.train.optim_settings import SGD, AdamW, AnyOptimizer, RMSprop
+from effnet_builder.train.rmsprop import RMSpropOptimizer
 
 Make = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 
@@ -210,7 +211,7 @@ def test_rmsprop_tf_is_tensorflows(momentum: float) -> None:
         random.normal(size=(20, 4, 3)) * 10.0 ** random.integers(-4, 2, 20)[:, None, None],
     )
     parameter, unused = nn.Parameter(torch.tensor(weights)), nn.Parameter(torch.ones(2))
-    optimizer = RMSpropTF([parameter, unused], 0.1, alpha=0.9, eps=1e-3, momentum=momentum)
+    optimizer = RMSpropOptimizer([parameter, unused], 0.1, alpha=0.9, eps=1e-3, momentum=momentum)
     for gradient in gradients:
         parameter.grad = torch.tensor(gradient)
         optimizer.step()
@@ -221,7 +222,7 @@ def test_rmsprop_tf_is_tensorflows(momentum: float) -> None:
 
 def test_rmsprop_tf_decays_by_the_gradient_and_takes_lr_into_the_momentum() -> None:
     parameter = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
-    optimizer = RMSpropTF([parameter], 0.1, weight_decay=0.5)
+    optimizer = RMSpropOptimizer([parameter], 0.1, weight_decay=0.5)
     weight, mean_square, moment = 2.0, 1.0, 0.0
     for step, lr in enumerate([0.1, 0.01, 0.0]):
         optimizer.param_groups[0]["lr"] = lr
@@ -259,7 +260,7 @@ def test_rmsprop_tf_of_all_tensors_together_is_that_of_each() -> None:
     one_by_one, together = small(), small()
     train(one_by_one, build_optimizer(settings, one_by_one, 8))
     optimizer = build_optimizer(settings, together, 8)
-    assert isinstance(optimizer, RMSpropTF)
+    assert isinstance(optimizer, RMSpropOptimizer)
 
     def step() -> None:  # as on a GPU
         with torch.no_grad():
@@ -273,7 +274,7 @@ def test_rmsprop_tf_of_all_tensors_together_is_that_of_each() -> None:
 
 def test_rmsprop_tf_returns_the_loss_of_a_closure() -> None:
     parameter = nn.Parameter(torch.ones(1))
-    optimizer = RMSpropTF([parameter], 0.1)
+    optimizer = RMSpropOptimizer([parameter], 0.1)
 
     def closure() -> Any:
         optimizer.zero_grad()

@@ -11,7 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effnet_builder.train.probe import is_out_of_memory, largest_batch, micro_batches
+from effnet_builder.failures import is_out_of_memory
+from effnet_builder.train.probe import largest_batch, micro_batches
 
 CPU_MESSAGE = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from ..precisions import Precision, kept_bytes
 from .memory import Tape
 from .plan import BlockPlan, ConvPlan, HeadPlan, LayerPlan, LinearPlan, Plan, PoolPlan
 
@@ -65,6 +66,10 @@ class Analysis:
     def training_bytes_per_image(self) -> int:
         """Estimate of what one image adds to the memory of a float32 training step: activations kept for backward."""
         return 4 * self.total.saved
+
+    def training_bytes(self, images: int, precision: Precision) -> int:
+        """Estimate of what a training step on so many images keeps for its backward pass."""
+        return kept_bytes(precision, images * self.training_bytes_per_image, self.weight_bytes)
 
 
 def analyze(plan: Plan) -> Analysis:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from ..config import ConfigError, Mark, Problem, nearest
+from ..precisions import PRECISIONS, Precision
 from .summary import si
 from .variants import Variant
 
@@ -31,25 +32,31 @@ _SHOWN: dict[Quantity, str] = {
     "memory": "kB, MB, GB, MiB or GiB",
     "latency": "s, ms or us",
 }
-_OPTIONS: dict[Quantity, tuple[str, ...]] = {"memory": ("batch",), "latency": ("batch", "device")}
+_OPTIONS: dict[Quantity, tuple[str, ...]] = {
+    "memory": ("batch", "precision"),
+    "latency": ("batch", "device", "precision"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
     """At most `limit` of a quantity: elements, multiply-adds, bytes of a training step, or seconds of a forward pass.
 
-    `batch` counts for memory and latency; `device` (cpu, cuda) for latency.
+    `batch` and `precision` count for memory and latency; `device` (cpu, cuda) for latency.
     """
 
     quantity: Quantity
     limit: float
     batch: int = 1
     device: str = "cpu"
+    precision: Precision = "fp32"
 
     def cost(self, variant: Variant) -> int:
         """What a variant takes of this budget, as far as a plan tells: not its latency."""
         assert self.quantity != "latency"
-        return variant.memory(self.batch) if self.quantity == "memory" else int(getattr(variant, self.quantity))
+        if self.quantity == "memory":
+            return variant.memory(self.batch, self.precision)
+        return int(getattr(variant, self.quantity))
 
     def show(self, value: float) -> str:
         """An amount of this quantity with its unit: `998.1 M`, `7.912 GB`, `4.871 ms`."""
@@ -60,7 +67,8 @@ class Budget:
     def __str__(self) -> str:
         batch = f" at batch size {self.batch:,}" if self.quantity in _OPTIONS else ""
         device = f" on {self.device}" if self.quantity == "latency" else ""
-        return f"{self.quantity} of at most {self.show(self.limit)}{batch}{device}"
+        precision = f" in {self.precision}" if self.precision != "fp32" else ""
+        return f"{self.quantity} of at most {self.show(self.limit)}{batch}{device}{precision}"
 
 
 def parse_budgets(texts: Iterable[str], argument: str = "--fit") -> list[Budget]:
@@ -73,7 +81,7 @@ def parse_budgets(texts: Iterable[str], argument: str = "--fit") -> list[Budget]
     for text in texts:
         mark = Mark(f"{argument} {text}"[:80])
         # A comma also stands between the options of one budget; what follows it says which it is.
-        for part in re.split(r",(?!\s*(?:batch|device)\s*=)", text):
+        for part in re.split(r",(?!\s*(?:batch|device|precision)\s*=)", text):
             try:
                 budgets.append(_parse(part.strip()))
             except ValueError as error:
@@ -106,7 +114,13 @@ def _parse(text: str) -> Budget:
     device = options.get("device", "cpu")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"device={device}: expected cpu or cuda")
-    return Budget(quantity, _amount(quantity, amount), int(batch), device)
+    precision = options.get("precision", "fp32")
+    if precision not in PRECISIONS:
+        hint = nearest(precision, list(PRECISIONS))
+        raise ValueError(f"precision={precision}: expected {', '.join(PRECISIONS)}{hint}")
+    if quantity == "latency" and device == "cpu" and precision == "tf32":
+        raise ValueError("precision=tf32: is arithmetic of CUDA devices; add device=cuda")
+    return Budget(quantity, _amount(quantity, amount), int(batch), device, precision)
 
 
 def _amount(quantity: Quantity, text: str) -> float:

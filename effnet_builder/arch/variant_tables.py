@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
+from ..precisions import Precision
 from .fit import Fit
 from .quantities import Budget
 from .rules import powers_of
@@ -32,17 +33,19 @@ class MeasuredLatency(Protocol):
     def __str__(self) -> str: ...
 
 
-def render_variants(variants: Iterable[Variant], batch: int, kind: Literal["table", "json", "csv"]) -> str:
-    """The variants, a line each; memory is that of a training step with `batch` images."""
+def render_variants(
+    variants: Iterable[Variant], batch: int, kind: Literal["table", "json", "csv"], precision: Precision = "fp32"
+) -> str:
+    """The variants, a line each; memory is that of a training step with `batch` images in a precision."""
     if kind == "json":
-        return json.dumps([variant_data(variant, batch) for variant in variants], indent=2)
+        return json.dumps([variant_data(variant, batch, precision) for variant in variants], indent=2)
     if kind == "csv":
-        return _csv([variant_data(variant, batch) for variant in variants])
-    note = f"MACs and activations of one image; memory of a float32 training step, batch size {batch:,}."
-    return "\n".join([*align(_HEADER, [_cells(variant, batch) for variant in variants]), "", note])
+        return _csv([variant_data(variant, batch, precision) for variant in variants])
+    note = f"MACs and activations of one image; memory of a training step in {precision}, batch size {batch:,}."
+    return "\n".join([*align(_HEADER, [_cells(variant, batch, precision) for variant in variants]), "", note])
 
 
-def variant_data(variant: Variant, batch: int) -> dict[str, object]:
+def variant_data(variant: Variant, batch: int, precision: Precision = "fp32") -> dict[str, object]:
     """A variant as plain data, in elements, multiply-adds, bytes and px."""
     return {
         "phi": variant.phi,
@@ -52,22 +55,27 @@ def variant_data(variant: Variant, batch: int) -> dict[str, object]:
         "params": variant.params,
         "macs": variant.macs,
         "activations": variant.activations,
-        "memory": variant.memory(batch),
+        "memory": variant.memory(batch, precision),
         "batch": batch,
+        "precision": precision,
     }
 
 
 def fit_data(
-    spec: ArchSpec, fit: Fit, batch: int, latencies: Sequence[tuple[Variant, MeasuredLatency]] = ()
+    spec: ArchSpec,
+    fit: Fit,
+    batch: int,
+    latencies: Sequence[tuple[Variant, MeasuredLatency]] = (),
+    precision: Precision = "fp32",
 ) -> dict[str, object]:
     """A fit as plain data: the variant at the top, its neighbours and what binds below."""
     return {
         "name": spec.name,
         "phi_interval": list(fit.phi_interval),
-        **variant_data(fit.variant, batch),
+        **variant_data(fit.variant, batch, precision),
         "binding": [budget.quantity for budget in fit.binding],
-        "below": None if fit.below is None else variant_data(fit.below, batch),
-        "above": variant_data(fit.above, batch),
+        "below": None if fit.below is None else variant_data(fit.below, batch, precision),
+        "above": variant_data(fit.above, batch, precision),
         "latencies": [
             {"phi": variant.phi, "median": found.median, "quartiles": list(found.quartiles), "how": str(found)}
             for variant, found in latencies
@@ -82,12 +90,15 @@ def render_fit(
     budgets: Sequence[Budget],
     batch: int,
     latencies: Sequence[tuple[Variant, MeasuredLatency]] = (),
+    precision: Precision = "fp32",
 ) -> str:
     """The variant between its neighbours, how much of each budget it takes, and which keeps the next one out."""
-    batch = max([batch, *(budget.batch for budget in budgets if budget.quantity == "memory")])
+    memory = [budget for budget in budgets if budget.quantity == "memory"]
+    batch = max([batch, *(budget.batch for budget in memory)])
+    precision = memory[0].precision if memory else precision
     powers = ", ".join(f"{name} {value:.4g}" for name, value in powers_of(spec).items())
     places = [("below", fit.below), ("fits", fit.variant), ("above", fit.above)]
-    rows = [(place, *_cells(variant, batch)) for place, variant in places if variant is not None]
+    rows = [(place, *_cells(variant, batch, precision)) for place, variant in places if variant is not None]
     lines = [f"{spec.name}, rule {rule} ({powers}), {' and '.join(map(str, budgets))}", ""]
     lines += [*align(("", *_HEADER), rows, left=1), ""]
     for budget in budgets:
@@ -125,11 +136,11 @@ def _latency_lines(fit: Fit, budget: Budget, latencies: Sequence[tuple[Variant, 
     return lines
 
 
-def _cells(variant: Variant, batch: int) -> tuple[str, ...]:
+def _cells(variant: Variant, batch: int, precision: Precision = "fp32") -> tuple[str, ...]:
     phi = "" if variant.phi is None else f"{variant.phi:.6g}"
     multipliers = (f"{variant.depth:.4g}", f"{variant.width:.4g}", str(variant.resolution))
-    costs = (f"{variant.params:,}", si(variant.macs), si(variant.activations), si(variant.memory(batch), "B"))
-    return (phi, *multipliers, *costs)
+    memory = si(variant.memory(batch, precision), "B")
+    return (phi, *multipliers, f"{variant.params:,}", si(variant.macs), si(variant.activations), memory)
 
 
 def _csv(rows: list[dict[str, object]]) -> str:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
 
 from ..config import ConfigError
+from ..precisions import Precision, kept_bytes
 from .analysis import Cost, Counter, RowCost
 from .memory import Tape
 from .numbers import Limit
@@ -31,9 +32,10 @@ class Variant:
     weight_bytes: int
     training_bytes_per_image: int
 
-    def memory(self, batch: int) -> int:
-        """Bytes of a training step in float32: weights, gradients, momentum, and what autograd keeps of `batch`."""
-        return 3 * self.weight_bytes + batch * self.training_bytes_per_image
+    def memory(self, batch: int, precision: Precision = "fp32") -> int:
+        """Return the bytes of a training step: weights, gradients, momentum, and what autograd keeps of `batch`."""
+        kept = kept_bytes(precision, batch * self.training_bytes_per_image, self.weight_bytes)
+        return 3 * self.weight_bytes + kept
 
 
 class OutOfRangeError(ConfigError):

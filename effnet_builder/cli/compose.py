@@ -35,6 +35,7 @@ class Material:
     dataset: Dataset
     train: ImageSet
     valid: ImageSet
+    eval_batch: int | None = None  # images evaluated at a time; None for those of a micro-batch
 
     @property
     def normalize(self) -> Normalize:
@@ -68,18 +69,24 @@ def fit_together(plan: Plan, recipe: Recipe, dataset: Dataset) -> Material:
     return Material(resolve(plan.spec.vary(changes)), recipe.vary({"normalize": normalize}), dataset, train, valid)
 
 
-def new_model(plan: Plan, recipe: Recipe, device: torch.device) -> Network:
-    """The network with new weights, which follow from the seed of the recipe. Raises ConfigError."""
+def new_model(plan: Plan, recipe: Recipe, device: torch.device, processes: Processes | None = None) -> Network:
+    """The network with new weights, which follow from the seed of the recipe. Raises ConfigError.
+
+    With `sync_batch_norm`, its norms take their statistics over all processes.
+    """
     import torch
 
     from ..models.network import Network
     from ..train.device import to_device
+    from ..train.norms import synchronize_norms
     from .memory import check_weights
 
     check_weights(plan)
     torch.manual_seed(recipe.seed)
     model = Network(plan)
     to_device(model, device, channels_last=recipe.channels_last)
+    if recipe.sync_batch_norm and processes is not None and processes.count > 1:
+        synchronize_norms(model)
     return model
 
 
@@ -96,15 +103,13 @@ def assemble(
     **settings: Any,
 ) -> tuple[State, Job]:
     """A state before its first step, and the job to do on it. Raises ConfigError where the job cannot be done."""
-    import torch
-
+    from ..arithmetic import gradient_scaler
     from ..train.batches import smallest_share
     from ..train.ema import EmaModel
     from ..train.job import Job
     from ..train.loading import Loader
-    from ..train.norms import synchronize_norms
+    from ..train.numerics import compiled
     from ..train.optim import build_optimizer
-    from ..train.precision import gradient_scaler
     from ..train.processes import ALONE
     from ..train.state import Counters, State
 
@@ -114,9 +119,7 @@ def assemble(
         parts = f"{processes.count} processes and {recipe.accumulate} micro-batches"
         message = f"batches of {count} images do not give each of {parts} the two images that batch norm needs"
         raise recipe.error([Problem(message, ("batch_size",))])
-    if recipe.sync_batch_norm and processes.count > 1:
-        synchronize_norms(model)
-    called = torch.compile(model, dynamic=False) if recipe.compile else model
+    called = compiled(model) if recipe.compile else model
     job = Job(
         recipe,
         material.plan.resolution,
@@ -129,6 +132,7 @@ def assemble(
         processes,
         teacher,
         loggers if processes.first else (),
+        eval_batch=material.eval_batch,
         **settings,
     )
     steps = job.steps_per_epoch
@@ -140,23 +144,39 @@ def assemble(
 
 
 def validation_accuracy(plan: Plan, dataset: Dataset, recipe: Recipe, device: torch.device) -> float | None:
-    """Train new weights: accuracy on the validation images, None where the loss diverged. Raises ConfigError."""
-    from ..train.engine import Diverged, fit
-    from ..train.probe import is_out_of_memory
-    from ..train.stopping import StopRequest
-    from .memory import out_of_memory
+    """Train new weights as train-arch does: accuracy on the validation images, None where the loss diverged.
 
+    Raises ConfigError, also for a batch that does not fit into memory: in parts it would be another training.
+    """
+    from ..train.engine import Diverged, fit
+    from ..train.numerics import numerics
+    from ..train.processes import ALONE
+    from ..train.stopping import StopRequest
+    from .memory import NotEnoughMemory, explaining_memory, fit_into_memory
+
+    check_arithmetic(recipe, device)
     material = fit_together(plan, recipe, dataset)
-    state, job = assemble(new_model(material.plan, recipe, device), material, device)
     try:
-        fit(state, job, None, StopRequest())
+        with explaining_memory(material, ALONE), numerics(recipe, device):
+            model = new_model(material.plan, recipe, device)
+            material = fit_into_memory(model, material, device, ALONE, split=False)
+            state, job = assemble(model, material, device)
+            fit(state, job, None, StopRequest())
     except Diverged:
         return None
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise fail(out_of_memory(plan, recipe), EXIT_FAILURE) from None
+    except NotEnoughMemory as error:
+        raise fail(f"{error}", EXIT_FAILURE) from None
     return state.history[-1].kept_accuracy
+
+
+def check_arithmetic(recipe: Recipe, device: torch.device) -> None:
+    """Raise ConfigError for a precision that the device does not have."""
+    from ..arithmetic import check_precision
+
+    try:
+        check_precision(recipe.precision, device)
+    except ValueError as error:
+        raise recipe.error([Problem(f"{error}", ("precision",))]) from None
 
 
 def choose(name: str) -> torch.device:

@@ -165,6 +165,21 @@ def reporting(nothing_done: str, raised: Sequence[str] = ()) -> Iterator[None]:
             echo(_shown(str(error)), err=True, colour="red", own=own)
             echo(f"{count} problem{'s' if count > 1 else ''}; {nothing_done}", err=True, own=own)
             raise typer.Exit(EXIT_MISTAKE) from None
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, typer.Exit) or "torch" not in sys.modules:
+                raise
+            _explain(error)
+            raise
+
+
+def _explain(error: RuntimeError | MemoryError) -> None:
+    """End with one line for what a device cannot help: memory that ran out, a failure. Any other error is a bug."""
+    from ..failures import first_line, is_device_failure, is_out_of_memory
+
+    if is_device_failure(error):
+        leave(f"the device failed: {first_line(error)}")
+    if is_out_of_memory(error):
+        raise fail(f"out of memory: {first_line(error)}", EXIT_FAILURE, own=True) from None
 
 
 def varied_spec(

@@ -27,9 +27,14 @@ def read_data(order: Order, plan: Plan, eval_crop: float, device: torch.device) 
         storage=order.storage,
         on_bad=OnBad(order.on_bad),
     )
-    if device.type == "cuda":
-        dataset = place(dataset, device, torch.cuda.mem_get_info(device)[0], Storage(order.storage))
-    return dataset
+    return on_device(dataset, device, Storage(order.storage))
+
+
+def on_device(dataset: Dataset, device: torch.device, storage: Storage = Storage.auto) -> Dataset:
+    """The data with their images on a CUDA device, where they fit into half of its free memory. Raises ConfigError."""
+    if device.type != "cuda":
+        return dataset
+    return place(dataset, device, torch.cuda.mem_get_info(device)[0], storage)
 
 
 def progress(console: Console) -> Progress:

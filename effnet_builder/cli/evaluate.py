@@ -107,6 +107,7 @@ def eval_arch(
             "data": data, "workers": workers, "device": device and device.value, "storage": storage and storage.value,
             "on_bad": on_bad and on_bad.value, "timeout": timeout,
         }  # fmt: skip
+        from ..failures import first_line, is_out_of_memory
         from ..train.company import Lost
         from ..train.images import DataError
 
@@ -118,6 +119,10 @@ def eval_arch(
             raise fail(of_system(error), EXIT_FAILURE, own=True) from None
         except DataError as error:
             raise fail(f"{error}", EXIT_FAILURE, own=True) from None
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise fail(f"{first_line(error)}; give a smaller --batch-size", EXIT_FAILURE, own=True) from None
 
 
 def main() -> None:
@@ -130,10 +135,10 @@ def _evaluate(
     path: Path, options: dict[str, Any], split: Split, checkpoint: str, raw: bool, views: Any, norm_images: int | None,
     batch_size: int | None, output_format: Format,
 ) -> None:  # fmt: skip
+    from ..arithmetic import float32_products
     from ..train.device import to_device
     from ..train.loading import Loader
     from ..train.metrics import measure
-    from ..train.precision import float32_products
     from ..train.predictions import predict
     from ..train.processes import processes
     from .compose import choose

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..config import of_system
+from ..failures import first_line
 from ..models.files import write_weights
 from ..tensors import finite
 from ..train.batches import epoch_batches
@@ -17,7 +19,7 @@ from ..train.evaluation import recompute_norm_statistics
 from ..train.job import Job
 from ..train.loading import Loader
 from ..train.metrics import Metrics, measure
-from ..train.predictions import Evaluation, predict
+from ..train.predictions import Evaluation, Predictions, predict
 from ..train.run import Run
 from ..train.state import State
 from ..train.stopping import StopRequest
@@ -49,9 +51,19 @@ def finish(run: Run, state: State, job: Job, material: Material, order: Order, s
     write_weights(kept.state_dict(), material.plan, run.weights, classes=dataset.classes)
     run.write_json("evaluation.json", {"split": "test", **metrics.to_dict()})
     result = _result(state, job, epoch, metrics, raw) | {"data": order.data, "classes": list(dataset.classes)}
-    if order.report:
-        write_report(run, material, state.history, predictions, metrics, run.read_json("run.json"))
     run.write_json("result.json", result | environment(job.device, job.processes.count))
+    if order.report:
+        _report(run, material, state, predictions, metrics)
+
+
+def _report(run: Run, material: Material, state: State, predictions: Predictions, metrics: Metrics) -> None:
+    """Write the report of a run that is done; what goes wrong with it is said, and costs nothing else."""
+    try:
+        write_report(run, material, state.history, predictions, metrics, run.read_json("run.json"))
+    except OSError as error:
+        echo(f"no report: {of_system(error)}", err=True)
+    except Exception as error:  # of any kind: the pictures are another library's
+        echo(f"no report: {type(error).__name__}: {first_line(error)}", err=True)
 
 
 def norm_batches(loader: Loader, how: Evaluation, seed: int, count: int) -> Iterator[Tensor]:

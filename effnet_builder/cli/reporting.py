@@ -32,7 +32,7 @@ def write_report(
     analysis = analyze(plan)
     rows = [{name: value for name, value in asdict(epoch).items() if name != "step"} for epoch in history]
     wrong = hardest(predictions, _SAMPLES)
-    images = dataset.test.read(wrong)
+    images = dataset.test.read(wrong).cpu()  # they may be stored on the device
     samples = misclassified(predictions, wrong, images, dataset.classes)
     data = ReportData(
         title=f"{plan.name} on {dataset.name}",

@@ -20,6 +20,7 @@ from ..arch.sweep import pareto, parse_grid, parse_range, sweep
 from ..arch.variant_tables import fit_data, render_fit, render_variants
 from ..arch.variants import Variant
 from ..config import Mark, node_of
+from ..precisions import Precision
 from .console import LIMIT_OPTION, SPEC_ARGUMENT, VERSION_OPTION, application, echo, fail, reporting, run, varied_spec
 from .pictures import THEME_OPTION, ThemeOption, draw_sweep
 from .saving import save_spec
@@ -29,6 +30,17 @@ if TYPE_CHECKING:
     from ..models.latency import Latency
 
 app = application()
+
+
+class PrecisionChoice(str, Enum):
+    """The arithmetic of a training step."""
+
+    fp32 = "fp32"
+    tf32 = "tf32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+    value: Precision
 
 
 class Format(str, Enum):
@@ -47,7 +59,8 @@ def scale_arch(
         typer.Option(
             metavar="QUANTITY=AMOUNT",
             help="The largest variant within a budget: macs=1G, params=10M, activations=8M, memory=8G@batch=128 (of a "
-            "training step), latency=5ms@batch=1,device=cpu (measured). Several must all be respected.",
+            "training step; also precision=bf16), latency=5ms@batch=1,device=cpu,precision=fp32 (measured). "
+            "Several must all be respected.",
         ),
     ] = [],  # noqa: B006
     phi: Annotated[
@@ -87,6 +100,7 @@ def scale_arch(
     num_classes: Annotated[int | None, typer.Option(help="Outputs of the classifier.")] = None,
     in_channels: Annotated[int | None, typer.Option(help="Channels of the image.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images of a training step, for the memory of a table.")] = 1,
+    precision: Annotated[PrecisionChoice, typer.Option(help="Arithmetic of that step.")] = PrecisionChoice.fp32,
     format_: Annotated[Format, typer.Option("--format", help="How variants are printed.")] = Format.table,
     save: Annotated[
         Path | None, typer.Option(metavar="OUT.yaml", help="Write the variant that fits as a spec that loads again.")
@@ -152,13 +166,13 @@ def scale_arch(
             search_candidates(loaded, out, step, tolerance)
         elif fit:
             budgets = parse_budgets(fit)
-            found = _fit(ruled, rule, budgets, batch, format_, save)
+            found = _fit(ruled, rule, budgets, (batch, precision.value), format_, save)
             if plot is not None:
                 draw_sweep(loaded, rule, _around(ruled, found), plot, theme, budgets, found)
         else:
             values = {"phi": parse_range(phi, "--phi")} if phi is not None else parse_grid(str(grid))
             variants = sweep(ruled, **values)
-            echo(render_variants(pareto(variants) if only_pareto else variants, batch, format_.value))
+            echo(render_variants(pareto(variants) if only_pareto else variants, batch, format_.value, precision.value))
             if plot is not None:
                 draw_sweep(loaded, rule, variants, plot, theme)
 
@@ -201,24 +215,27 @@ def main() -> None:
     run(app, "scale-arch")
 
 
-def _fit(spec: ArchSpec, rule: str, budgets: list[Budget], batch: int, format_: Format, save: Path | None) -> Variant:
-    """Print the answer, write its spec; the variant."""
+def _fit(
+    spec: ArchSpec, rule: str, budgets: list[Budget], step: tuple[int, Precision], format_: Format, save: Path | None
+) -> Variant:
+    """Print the answer, write its spec; the variant. `step` is batch and precision of the memory that is shown."""
+    batch, precision = step
     latencies: list[tuple[Variant, Latency]] = []
 
     def measure(variant: Variant, budget: Budget) -> float:
         from ..models.latency import measure_latency
 
         plan = resolve(spec, phi=variant.phi)
-        latencies.append((variant, measure_latency(plan, budget.batch, budget.device)))
+        latencies.append((variant, measure_latency(plan, budget.batch, budget.device, budget.precision)))
         return latencies[-1][1].median
 
     found = fit_budget(spec, *budgets, measure=measure)
     if format_ is Format.json:
-        echo(json.dumps(fit_data(spec, found, batch, latencies), indent=2))
+        echo(json.dumps(fit_data(spec, found, batch, latencies, precision), indent=2))
     elif format_ is Format.csv:
-        echo(render_variants([found.variant], batch, "csv"))
+        echo(render_variants([found.variant], batch, "csv", precision))
     else:
-        echo(render_fit(spec, rule, found, budgets, batch, latencies))
+        echo(render_fit(spec, rule, found, budgets, batch, latencies, precision))
     if save is not None:
         powers = ", ".join(f"{name} {value:.6g}" for name, value in powers_of(spec).items())
         said = ", ".join(map(str, budgets))

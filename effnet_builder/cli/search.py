@@ -14,7 +14,7 @@ from ..arch.spec import ArchSpec
 from ..arch.summary import align, si
 from ..config import ConfigError, Mark, Problem, write_whole
 from ..train.recipe import Recipe
-from .compose import choose, validation_accuracy
+from .compose import check_arithmetic, choose, validation_accuracy
 from .console import EXIT_FAILURE, echo, fail
 from .train import choose_recipe, recipe_changes
 
@@ -79,17 +79,21 @@ def _train_and_rank(
 ) -> None:
     try:
         from ..search import SharedStudy, open_study, shown
+        from .dataset import on_device
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed; pip install 'effnet_builder[search]'"
         raise ConfigError([Problem(message, mark=Mark("--train"))]) from None
     device = choose(device_name)
+    check_arithmetic(recipe, device)
     grid, dataset = _grid_and_data(spec, rule, data)
+    dataset = on_device(dataset, device)
     made_for = {
         "spec": spec.to_yaml(),
         "recipe": recipe.to_yaml(),
         "data": f"{dataset.name}, {dataset.fingerprint}",
         "grid": "\n".join(f"{one}: {one.params} params, {one.macs} MACs" for one in grid.candidates),
     }
+    echo(dataset.kept)
     shared = SharedStudy(open_study(storage, name, made_for), grid.candidates, echo)
     echo(f"study {name} in {shown(storage)}: {len(grid.candidates)} candidates, {len(shared.done())} of them trained")
     echo(f"{dataset.name}, recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}")

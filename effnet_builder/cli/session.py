@@ -20,6 +20,7 @@ from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import summary_data, totals_line
 from ..config import ConfigError, Mark, Node, Problem, limits, of_system, printable, write_whole
+from ..failures import first_line, is_device_failure
 from ..models.files import load_weights
 from ..models.network import Network
 from ..train.allocator import keep_freed_memory
@@ -28,25 +29,24 @@ from ..train.company import Lost
 from ..train.data import DataError
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger, Tolerant
-from ..train.precision import check_precision, float32_products
-from ..train.probe import is_out_of_memory
+from ..train.numerics import numerics
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe, load_recipe
 from ..train.run import Run, create, create_next, owning, removed_if_empty
 from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
-from .compose import Material, assemble, choose, fit_together, new_model
+from .compose import Material, assemble, check_arithmetic, choose, fit_together, new_model
 from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave
 from .dataset import read_data
 from .finish import finish
-from .memory import fit_into_memory, out_of_memory
+from .memory import NotEnoughMemory, explaining_memory, fit_into_memory
 from .order import Order, record, recorded
 from .resuming import as_before, facts, refuse_foreign, restarted, restore
 from .teaching import teacher_of
 
 if TYPE_CHECKING:
-    pass
+    from ..train.distill import Teacher
 
 Stage: TypeAlias = Literal["new", "begun", "done"]
 _PATIENCE = 30.0  # seconds
@@ -95,11 +95,13 @@ class Session:
             raise fail(f"{error}{_where(run)}", EXIT_FAILURE, own=True) from None
         except OSError as error:
             raise fail(f"{of_system(error)}{_where(run)}", EXIT_FAILURE, own=True) from None
+        except NotEnoughMemory as error:
+            raise fail(f"{error}{_where(run)}{_hint(run)}", EXIT_FAILURE, own=True) from None
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if not is_device_failure(error):
                 raise
-            said = out_of_memory(self.plan, self.recipe, who)
-            raise fail(f"{said}{_where(run)}", EXIT_FAILURE, own=True) from None
+            # At once: whatever ends in the usual way asks the device for something.
+            leave(f"{device} failed{who.place}: {first_line(error)}{_where(run)}{_hint(run)}")
 
     def _own(self, who: Processes, owned: ExitStack) -> tuple[Run, Stage]:
         """The run directory, which the first process finds or makes, and locks. Raises ConfigError, OSError."""
@@ -176,50 +178,48 @@ def _train(
         keep_freed_memory()
     if begun:
         as_before(run)
-    model, material = _prepare(session, device, who, fit_batch, begun)
-    saver = RunSaver(run.checkpoints, facts(material), echo, best=order.best, processes=who)
-    teacher = teacher_of(order.teacher, material, device)
-    state, job = assemble(
-        model, material, device, processes=who, teacher=teacher, workers=order.workers,
-        loggers=_loggers(run, material, order) if who.first else (), log_every=order.log_every,
-        save_every=order.save_every, timeout=order.timeout,
-    )  # fmt: skip
-    try:
-        if begun:
-            mark = Mark(f"--{'resume' if session.way == 'go on' else 'out'} {run.folder}")
-            restore(run, saver, state, facts(material), mark, session.accept_changes)
-        if who.first:
-            _write(run, material, order, device, who, begun)
-        stop.at_once = False
-        with float32_products(material.recipe.precision, device):
-            fit(state, job, saver, stop)
-    finally:
-        for logger in job.loggers:
-            logger.close()
-    with float32_products(material.recipe.precision, device):
-        finish(run, state, job, material, order, stop)
+    check_arithmetic(session.recipe, device)
+    with numerics(session.recipe, device):
+        model, material, teacher = _prepare(session, device, who, fit_batch, begun)
+        with explaining_memory(material, who):
+            saver = RunSaver(run.checkpoints, facts(material), echo, best=order.best, processes=who)
+            state, job = assemble(
+                model, material, device, processes=who, teacher=teacher, workers=order.workers,
+                loggers=_loggers(run, material, order) if who.first else (), log_every=order.log_every,
+                save_every=order.save_every, timeout=order.timeout,
+            )  # fmt: skip
+            try:
+                if begun:
+                    mark = Mark(f"--{'resume' if session.way == 'go on' else 'out'} {run.folder}")
+                    restore(run, saver, state, facts(material), mark, session.accept_changes)
+                if who.first:
+                    _write(run, material, order, device, who, begun)
+                stop.at_once = False
+                fit(state, job, saver, stop)
+            finally:
+                for logger in job.loggers:
+                    logger.close()
+            finish(run, state, job, material, order, stop)
 
 
 def _prepare(
     session: Session, device: torch.device, who: Processes, fit_batch: bool, begun: bool
-) -> tuple[Network, Material]:
+) -> tuple[Network, Material, Teacher | None]:
     """The network on the device, and what else it takes, in batches that fit into the memory. Raises ConfigError."""
     plan, recipe = session.plan, session.recipe
-    try:
-        check_precision(recipe.precision, device)
-    except ValueError as error:
-        raise recipe.error([Problem(f"{error}", ("precision",))]) from None
     who.at("reading data")
     material = fit_together(plan, recipe, read_data(session.order, plan, recipe.eval_crop, device))
     who.meet()
     who.at("preparing the first step")
     _introduce(material, device, who)
-    model = new_model(material.plan, recipe, device)
-    material = fit_into_memory(model, material, device, who, split=fit_batch)
+    with explaining_memory(material, who):
+        teacher = teacher_of(session.order.teacher, material, device)
+        model = new_model(material.plan, recipe, device, who)
+        material = fit_into_memory(model, material, device, who, split=fit_batch, teacher=teacher)
     if session.source is not None and session.source.endswith(".safetensors") and not begun:
         count = load_weights(model, session.source)
         echo(f"starting from the weights of {session.source}: {count} tensors")
-    return model, material
+    return model, material, teacher
 
 
 def _introduce(material: Material, device: torch.device, who: Processes) -> None:

@@ -11,7 +11,8 @@ from torch import Tensor
 from .augment_settings import Augment, Cutout, Erasing
 from .boxes import box_mask, crop_boxes, cutout_boxes, erasing_boxes
 from .data import ImageSet
-from .draws import Draws, hashed_normal, send
+from .device import upload
+from .draws import Draws, hashed_normal
 from .geometry import (
     alternating,
     centre_crop,
@@ -101,7 +102,7 @@ class InputPath:
     def _flips(self, index: Tensor, epoch: int, draws: Draws) -> Tensor:
         """Which images are mirrored, (N,)."""
         if self.augment.horizontal_flip == "alternating":
-            return alternating(send(index, draws.device), epoch)
+            return alternating(upload(index, draws.device), epoch)
         return draws.integers(0, 2) == 1
 
     def _central(self, images: Tensor) -> Tensor:
@@ -130,7 +131,7 @@ def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
 def erase(x: Tensor, erasing: Erasing, draws: Draws) -> Tensor:
     """Normalized images, in place, with a rectangle of zeros or of noise in some of them."""
     boxes = erasing_boxes(x.shape[-2:], erasing, draws)
-    mask = box_mask(send(boxes, x.device), x.shape[-2:])
+    mask = box_mask(upload(boxes, x.device), x.shape[-2:])
     if erasing.value == "zero":
         return x.masked_fill_(mask, 0)
     return torch.where(mask, hashed_normal(draws.integers(0, 2**31), *x.shape[1:]), x)
@@ -139,7 +140,7 @@ def erase(x: Tensor, erasing: Erasing, draws: Draws) -> Tensor:
 def cut_out(x: Tensor, cutout: Cutout, draws: Draws) -> Tensor:
     """Normalized images, in place, with a square of zeros in some of them."""
     boxes = cutout_boxes(x.shape[-2:], cutout, draws)
-    return x.masked_fill_(box_mask(send(boxes, x.device), x.shape[-2:]), 0)
+    return x.masked_fill_(box_mask(upload(boxes, x.device), x.shape[-2:]), 0)
 
 
 def measure_normalization(data: ImageSet) -> Normalize:

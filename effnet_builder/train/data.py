@@ -87,16 +87,19 @@ def split(data: ImageSet, fraction: float, seed: int) -> tuple[ImageSet, ImageSe
 
 
 def free_memory() -> int | None:
-    """Bytes that can be had without swapping, where the system says so (Linux).
+    """Return the bytes that this process may take without swapping, where the system says so (Linux).
 
-    On the machine, in the container, and under the limit of `ulimit -v`.
+    On the machine, in the container, and under the limit of `ulimit -v`. Each process that torchrun starts on a
+    machine has an equal share of the first two.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     machine = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
-    return min([*machine, *_free_in_container(), *_free_address_space()], default=None)
+    ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    shared = [free // ranks for free in (*machine, *_free_in_container())]
+    return min([*shared, *_free_address_space()], default=None)
 
 
 def _free_address_space() -> list[int]:

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .device import upload
+
 
 def random_seed(seed: int, what: str, *numbers: int) -> int:
     """32 bits for one purpose: hashed, because torch's generator on the CPU looks at the low 32 bits of a seed only."""
@@ -58,14 +60,7 @@ class Draws:
         return other
 
     def _cut(self, drawn: Tensor) -> Tensor:
-        return send(drawn[self.rows], self.device)
-
-
-def send(made: Tensor, device: torch.device) -> Tensor:
-    """What was made on the CPU, on the device, without waiting for it."""
-    if device.type == "cuda" and not made.is_cuda:
-        return made.pin_memory().to(device, non_blocking=True)  # a plain copy would wait
-    return made.to(device)
+        return upload(drawn[self.rows], self.device)
 
 
 def hashed(x: Tensor) -> Tensor:

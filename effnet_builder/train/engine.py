@@ -13,6 +13,7 @@ from typing import Protocol
 
 from torch import Tensor
 
+from ..failures import is_out_of_memory
 from .batches import epoch_batches, shares
 from .images import DataError
 from .job import Job
@@ -24,6 +25,8 @@ from .recipe import Recipe
 from .state import Clock, State
 from .step import Rows, train_step
 from .stopping import Stopped, StopRequest
+
+_MIN_SCALE = 1e-4  # of the loss in fp16, which starts at 65,536: thirty steps in a row that were not made
 
 
 class Saver(Protocol):
@@ -57,7 +60,7 @@ def fit(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
     while not finished(job.recipe, state.history):
         try:
             train_one_epoch(state, job, saver, stop)
-            end_epoch(state, job, stop)
+            _validate(state, job, saver, stop)
         except _NotFinite:
             _go_back(state, job, saver)
             continue
@@ -119,6 +122,16 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
     _check(state, recipe)
 
 
+def _validate(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
+    """End the epoch. If the evaluation runs out of memory, save what was trained before the error is raised."""
+    try:
+        end_epoch(state, job, stop)
+    except (RuntimeError, MemoryError) as error:
+        if saver is not None and is_out_of_memory(error):
+            saver.save(state)  # as for a DataError: the other processes are elsewhere
+        raise
+
+
 def end_epoch(state: State, job: Job, stop: StopRequest) -> None:
     """Validate, and write the epoch into the history. Raises Stopped."""
     start = time.perf_counter()
@@ -172,6 +185,11 @@ def _timed(clock: Clock, loader: Loader, batches: Sequence[Tensor]) -> Generator
 def _check(state: State, recipe: Recipe) -> None:
     if state.counters.skipped[2] >= recipe.skip_limit:
         raise _NotFinite
+    if state.scaler.is_enabled() and state.scaler.get_scale() < _MIN_SCALE:
+        raise Diverged(
+            f"precision fp16: the gradients of so many steps were not finite, up to step {state.step:,}, that the loss "
+            f"scale fell to {state.scaler.get_scale():.1g}; such steps change nothing; use bf16 or fp32, or a lower lr"
+        )
 
 
 def _go_back(state: State, job: Job, saver: Saver | None) -> None:

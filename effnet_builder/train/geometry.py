@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .draws import Draws, hashed, send
+from .device import upload
+from .draws import Draws, hashed
 
 PaddingMode: TypeAlias = Literal["constant", "reflect"]
 
@@ -74,7 +75,7 @@ def crop_resize_together(x: Tensor, boxes: Tensor, size: int) -> Tensor:
     A pixel is the mean of those of the box around it, weighted by a triangle that is as wide as the scale demands.
     """
     count, channels, height, width = x.shape
-    top, left, tall, wide = send(boxes.float(), x.device).unbind(1)
+    top, left, tall, wide = upload(boxes.float(), x.device).unbind(1)
     with torch.autocast("cuda", enabled=False):  # it would multiply in 16 bits
         lines = x.float().transpose(1, 2).reshape(count, height, -1)
         lines = torch.bmm(_triangles(top, tall, height, size), lines)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import ConfigError, Mark, Problem
+from .device import upload
 from .storage import OnBad, Storage, in_bytes
 
 Progress = Callable[[Iterable[object], int, str], Iterable[object]]
@@ -52,11 +53,7 @@ class Resident:
 
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """The images with these indices, where the others are."""
-        if self.images.is_cuda:
-            index = index.pin_memory().to(
-                self.images.device, non_blocking=True
-            )  # a plain copy would wait for the device
-        images = torch.index_select(self.images, 0, index)
+        images = torch.index_select(self.images, 0, upload(index, self.images.device))
         return images if out is None else out.copy_(images)
 
 

@@ -36,6 +36,7 @@ class Job:
     loggers: Sequence[Logger] = ()
     log_every: int = 20  # steps
     save_every: int | None = None  # steps; and always after an epoch
+    eval_batch: int | None = None  # images evaluated at a time; None for those of a micro-batch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -45,7 +46,7 @@ class Job:
     @property
     def evaluation(self) -> Evaluation:
         """How the network is evaluated."""
-        return evaluation(self.recipe, self.resolution, self.normalize, self.processes)
+        return evaluation(self.recipe, self.resolution, self.normalize, self.processes, self.eval_batch)
 
     def lr_factor(self, step: int) -> float:
         """Share of the learning rate that a step has, counted from 0."""

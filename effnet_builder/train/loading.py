@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .ahead import ahead
 from .cache import Cached
+from .device import staging, upload
 from .encoded import Streamed
 from .images import DataError, ImageSet, Resident
 from .workers import Worker
@@ -58,14 +59,8 @@ class Loader:
                 start = time.perf_counter()
                 images = next(source)
                 self.waited += time.perf_counter() - start
-                yield self._on_device(images), self._on_device(self.data.labels[index]), index
+                yield upload(images, self.device), upload(self.data.labels[index], self.device), index
             next(source, None)  # to its end
-
-    def _on_device(self, tensor: Tensor) -> Tensor:
-        """Copied while the CPU goes on; the pinned memory is used again only when the device has read it."""
-        if self.device.type == "cuda" and not tensor.is_cuda:
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
 
     def _read_ahead(self, batches: Sequence[Tensor]) -> Generator[Tensor, None, None]:
         """The images of each batch, on the CPU; pinned for CUDA."""
@@ -73,9 +68,7 @@ class Loader:
 
         def pieces() -> Iterator[_Piece]:
             for index in batches:
-                room = torch.empty(
-                    len(index), *self.data.pixels.shape[1:], dtype=torch.uint8, pin_memory=self.device.type == "cuda"
-                )
+                room = staging((len(index), *self.data.pixels.shape[1:]), torch.uint8, self.device)
                 rooms.append(room)
                 yield from zip(self.data.index[index].split(PIECE), room.split(PIECE), strict=True)
 

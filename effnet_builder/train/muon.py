@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from .skipping import one_if, start_momentum, supports_skipping, zero_if
+
 Adjustment = Literal["original", "match_rms_adamw"]
 
 # Of the iteration x <- a x + b (x x') x + c (x x')² x: Jordan et al. 2024, kellerjordan.github.io/posts/muon.
@@ -21,7 +23,7 @@ class MuonWithAux(torch.optim.Optimizer):
 
     `m = momentum * m + (1 - momentum) * g`; `u = (1 - momentum) * g + momentum * m` with nesterov, else m;
     `w = (1 - lr * weight_decay) * w - lr * adjusted * orthogonalize(u)`. Groups and state of `aux` are part of
-    those of this optimizer, behind the matrices.
+    those of this optimizer, after the matrices.
     """
 
     def __init__(
@@ -38,32 +40,49 @@ class MuonWithAux(torch.optim.Optimizer):
         settings: dict[str, Any] = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         settings |= {"ns_steps": ns_steps, "adjust_lr_fn": adjust_lr_fn}
         self.aux = aux
+        self._step_supports_amp_scaling = aux is None or supports_skipping(aux)
         self.matrix_groups = len(matrices)
         groups = [settings | group for group in matrices]
         super().__init__(groups + ([] if aux is None else aux.param_groups), {})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient, unless `found_inf` is set and 1."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        bad: Tensor | None = getattr(self, "found_inf", None)
+        if bad is not None and not bad.is_cuda:
+            if bad:
+                return loss
+            bad = None
         for group in self.param_groups[: self.matrix_groups]:
             if trained := [parameter for parameter in group["params"] if parameter.grad is not None]:
-                self._update(group, trained)
+                self._update(group, trained, bad)
         if self.aux is not None:
             # Given again at each step: a loaded state dict puts new groups and a new state into this optimizer.
             self.aux.param_groups, self.aux.state = self.param_groups[self.matrix_groups :], self.state
+            start_momentum(self.aux)
+            self.aux.grad_scale, self.aux.found_inf = None, bad  # type: ignore[attr-defined]
             self.aux.step()
         return loss
 
-    def _update(self, group: dict[str, Any], parameters: list[Tensor]) -> None:
+    def _update(self, group: dict[str, Any], parameters: list[Tensor], bad: Tensor | None = None) -> None:
         gradients: Any = [parameter.grad for parameter in parameters]
         moments = [self._moment(parameter) for parameter in parameters]
-        torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
+        factor = 1 - group["lr"] * group["weight_decay"]
+        decay: float | Tensor = factor
+        if bad is None:
+            torch._foreach_lerp_(moments, gradients, 1 - group["momentum"])
+        else:
+            decay, gradients = one_if(bad, factor, parameters[0]), zero_if(bad, gradients)
+            steps = torch._foreach_sub(gradients, moments)
+            # A lerp takes no weight that only the device knows.
+            torch._foreach_mul_(steps, ((1 - group["momentum"]) * (1 - bad)).to(parameters[0].dtype))
+            torch._foreach_add_(moments, steps)
         updates = torch._foreach_lerp(gradients, moments, group["momentum"]) if group["nesterov"] else moments
-        torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_mul_(parameters, decay)
         # Matrices of one shape together: their products are small, and on a GPU launches are what they cost.
         alike: dict[torch.Size, list[int]] = {}
         matrices = [update.flatten(1) for update in updates]
@@ -71,6 +90,7 @@ class MuonWithAux(torch.optim.Optimizer):
             alike.setdefault(matrix.shape, []).append(i)
         for shape, indices in alike.items():
             directions = orthogonalize(torch.stack([matrices[i] for i in indices]), group["ns_steps"])
+            directions = directions if bad is None else directions * (1 - bad).to(directions.dtype)
             size = -group["lr"] * _adjusted(group["adjust_lr_fn"], *shape)
             for i, direction in zip(indices, directions, strict=True):
                 parameters[i].add_(direction.view(parameters[i].shape), alpha=size)

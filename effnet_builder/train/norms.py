@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+_local = False
 
 
 class NormStatistics:
@@ -91,8 +95,20 @@ class _Sum(torch.autograd.Function):
 
 def _summed(part: Tensor) -> Tensor:
     total = part.clone()
-    dist.all_reduce(total)
+    if not _local:
+        dist.all_reduce(total)
     return total
+
+
+@contextmanager
+def local_statistics() -> Iterator[None]:
+    """Let SyncBatchNorm2d take the images of this process alone inside, for a step that the others do not make."""
+    global _local
+    _local = True
+    try:
+        yield
+    finally:
+        _local = False
 
 
 def _flat(buffers: list[Tensor]) -> Tensor:

@@ -24,14 +24,6 @@ ParameterKind = Literal["norm", "bias", "depthwise"]
 NoDecay = Annotated[tuple[ParameterKind, ...], Field(strict=False, min_length=0, max_length=3)]
 
 
-Precision: TypeAlias = Literal["fp32", "tf32", "bf16", "fp16"]
-"""The arithmetic of a training step; weights, their gradients and the optimizer's state are float32 in all.
-
-`tf32` rounds the factors of float32 products to 10 bits of mantissa, on CUDA. `bf16` and `fp16` cast by autocast: the
-one has the range of float32 and 7 bits of mantissa, the other 10 bits and a range so small that the loss is scaled.
-"""
-
-
 class _Optimizer(StrictModel):
     """What all optimizers have."""
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from . import color
 from .augment_settings import AnyPolicy, AutoAugment, RandAugment, TrivialAugment
-from .draws import Draws, send
+from .device import upload
+from .draws import Draws
 from .geometry import affine
 from .policy_tables import AUTO_LEVELS, OPERATIONS, PAIRS, RAND_LEVELS, SIGNED, magnitudes, wide_magnitudes
 
@@ -61,9 +62,9 @@ def apply_operations(x: Tensor, operations: Tensor, strengths: Tensor, policy: A
     order = operations.argsort(stable=True)
     operations, strengths = operations[order], strengths[order]
     moves, enhances = (torch.isin(operations, torch.tensor(kinds)) for kinds in (_GEOMETRY, _ENHANCE))
-    matrices = send(affine_matrices(operations, strengths, x.shape[-2:]).float(), x.device)
-    strength = send((strengths + enhances).float(), x.device)[:, None, None, None]
-    rows, changed, start = send(order, x.device), x.clone(), 0
+    matrices = upload(affine_matrices(operations, strengths, x.shape[-2:]).float(), x.device)
+    strength = upload((strengths + enhances).float(), x.device)[:, None, None, None]
+    rows, changed, start = upload(order, x.device), x.clone(), 0
     for kind, count in enumerate(torch.bincount(operations.where(~moves, _GEOMETRY[0])).tolist()):
         part = slice(start, start := start + count)
         if kind == 0 or count == 0:

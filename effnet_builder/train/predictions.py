@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arithmetic import autocast
+from ..precisions import Precision
 from .augment import InputPath
 from .evaluation import Views, averaged_logits
 from .loading import Loader
-from .optim_settings import Precision
-from .precision import autocast
 from .processes import ALONE, Processes
 from .stopping import Stopped, StopRequest
 

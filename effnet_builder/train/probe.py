@@ -1,4 +1,4 @@
-"""How many images fit: the largest batch that a step has memory for, and the micro-batches that make up another."""
+"""Find how many images fit into memory: the largest batch of a step, and the micro-batches of a larger one."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import gc
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .optim_settings import Precision
-from .precision import autocast
-
-# What a plain RuntimeError says where memory runs out: that of the CPU, that of the libraries' own workspaces.
-_SIGNS = (
-    "can't allocate memory", "not enough memory", "could not create a primitive", "could not create a memory",
-    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED",
-)  # fmt: skip
+from ..arithmetic import autocast
+from ..failures import is_out_of_memory
+from ..precisions import Precision
+from .norms import local_statistics
 
 
 def largest_batch(step: Callable[[int], None], batch: int) -> int:
@@ -49,13 +45,6 @@ def micro_batches(batch: int, fits: int) -> int:
     return parts
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on CUDA or on the CPU."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _SIGNS)
-
-
 def _fits(step: Callable[[int], None], batch: int) -> bool:
     try:
         step(batch)
@@ -79,10 +68,12 @@ def memory_step(
     precision: Precision,
     channels_last: bool,
     copies: int,
+    teacher: Callable[[Tensor], Tensor] | None = None,
 ) -> Callable[[int], None]:
     """A step of training on n black images (C, H, W) that takes the memory of a real one, and changes nothing.
 
-    `copies` is how many tensors of the size of the weights optimizer and average will have.
+    `copies` is how many tensors of the size of the weights optimizer and average will have. Norms that take their
+    statistics over all processes do all but the exchange, which the others would have to make at the same time.
     """
 
     def step(n: int) -> None:
@@ -92,9 +83,12 @@ def memory_step(
             images = torch.zeros(n, *shape, device=device)
             images = images.contiguous(memory_format=torch.channels_last) if channels_last else images
             model.train()
-            with autocast(precision, device):
-                loss = model(images).float().logsumexp(1).mean()
-            loss.backward()
+            with local_statistics():
+                with autocast(precision, device):
+                    loss = model(images).float().logsumexp(1).mean()
+                    if teacher is not None:
+                        loss = loss + teacher(images).float().logsumexp(1).mean()
+                loss.backward()
         finally:
             del spare
             model.zero_grad(set_to_none=True)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from ..failures import is_out_of_memory
 from .company import Company, Lost, own_store
 
 T = TypeVar("T")
@@ -145,7 +146,7 @@ def processes(device: torch.device, timeout: float) -> Iterator[Processes]:
         raise Lost(f"{error}{place}") from None
     except RuntimeError as error:
         reason = _reason(error, timeout)
-        if reason is None:
+        if reason is None or is_out_of_memory(error):
             raise
         raise Lost(f"{reason}{place}") from None
     # Not after an error: to take leave of a process that is stopped would be to wait for it.
@@ -160,9 +161,12 @@ def _join(device: torch.device, timeout: float, place: Place) -> Processes:
     store, rank, count = next(rendezvous("env://", timeout=silence))
     store = own_store(store, rank, count, timeout)
     # NCCL ends a process that waits too long, without a sentence: Gloo, by which each step is agreed upon, comes first.
+    if cuda:  # else NCCL, pinned memory and every new tensor without a device would be those of the first one
+        torch.cuda.set_device(device)
     dist.init_process_group(
         "nccl" if cuda else "gloo",
         store=store, rank=rank, world_size=count, timeout=2 * silence if cuda else silence,
+        device_id=device if cuda else None,
     )  # fmt: skip
     control: dist.ProcessGroup | None = None
     if cuda:

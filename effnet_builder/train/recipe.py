@@ -9,8 +9,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from ..config import Name, StrictModel, Text, load
+from ..precisions import Precision
 from .augment_settings import Augment, Mix, RandAugment
-from .optim_settings import Clip, Distill, Ema, Optimizer, Precision
+from .optim_settings import Clip, Distill, Ema, Optimizer
 from .schedule import Schedule, endless_climb
 
 Channel = Annotated[float, Field(ge=0, le=1)]
@@ -101,6 +102,11 @@ class Recipe(StrictModel):
     )
     precision: Precision = Field(
         "fp32", description="of the forward pass: fp32; tf32, products of 10 bits; bf16 or fp16 by autocast"
+    )
+    deterministic: bool = Field(
+        False,
+        description="on CUDA, use only kernels that give the same bits in each run on the same GPU model, driver and "
+        "versions; slower, and refused for networks with max pooling. A CPU always does",
     )
     channels_last: bool = Field(True, description="keep the channels of a pixel together in memory")
     compile: bool = Field(False, description="compile the network with torch.compile")

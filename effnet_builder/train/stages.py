@@ -48,11 +48,26 @@ def stage_of(recipe: Recipe, resolution: int, normalize: Normalize, epoch: int) 
     return Stage(InputPath(resolution, normalize, augment, recipe.eval_crop), mix, dropout)
 
 
-def evaluation(recipe: Recipe, resolution: int, normalize: Normalize, processes: Processes | None = None) -> Evaluation:
-    """How a recipe's network is evaluated: without augmentation, at the size it is made for, in every stage."""
+def evaluation(
+    recipe: Recipe,
+    resolution: int,
+    normalize: Normalize,
+    processes: Processes | None = None,
+    batch_size: int | None = None,
+) -> Evaluation:
+    """How a recipe's network is evaluated: without augmentation, at the size it is made for, in every stage.
+
+    In batches of `batch_size`, or of the images of a micro-batch, however many processes share it: the results are
+    then the same for any number of them.
+    """
     inputs = InputPath(resolution, normalize, recipe.augment, recipe.eval_crop)
-    shared = processes or ALONE
-    return Evaluation(inputs, recipe.batch_size, recipe.precision, recipe.channels_last, processes=shared)
+    count = batch_size or evaluation_batch(recipe)
+    return Evaluation(inputs, count, recipe.precision, recipe.channels_last, processes=processes or ALONE)
+
+
+def evaluation_batch(recipe: Recipe) -> int:
+    """Return the images that are evaluated at a time, unless memory allows fewer: those of a micro-batch."""
+    return -(-recipe.batch_size // recipe.accumulate)
 
 
 def _with_mixup(mix: Mix, alpha: float) -> Mix | None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..arithmetic import autocast
 from .batches import micro_batches
 from .distill import distillation_loss
 from .draws import Draws, random_seed
@@ -17,8 +18,8 @@ from .job import Job
 from .mixing import mix_batch
 from .norms import NormStatistics
 from .optim import clip_gradients, grad_norm, set_lr
-from .precision import autocast
 from .processes import Processes
+from .skipping import start_momentum, supports_skipping
 from .stages import Stage
 from .state import State
 
@@ -104,13 +105,13 @@ def _over_processes(processes: Processes, statistics: Tensor, counted: Tensor) -
 def _step(state: State, bad: Tensor) -> bool | None:
     """Let the optimizer change the weights, unless the step is bad; whether it did, None if only the device knows."""
     optimizer = state.optimizer
+    if supports_skipping(optimizer):
+        start_momentum(optimizer)
     if state.scaler.is_enabled():
         state.scaler.step(optimizer)
         state.scaler.update()
         return None
-    if getattr(optimizer, "_step_supports_amp_scaling", False):
-        _start_momentum(optimizer)
-        # How the scaler of torch tells fused optimizers to leave everything as it is, without the host looking.
+    if bad.is_cuda and supports_skipping(optimizer):
         optimizer.grad_scale, optimizer.found_inf = None, bad.float()  # type: ignore[attr-defined]
         optimizer.step()
         return None
@@ -118,15 +119,6 @@ def _step(state: State, bad: Tensor) -> bool | None:
         return False
     optimizer.step()
     return True
-
-
-def _start_momentum(optimizer: torch.optim.Optimizer) -> None:
-    """What SGD's first step would begin with; torch allocates it, and if that step is skipped leaves it unset."""
-    if isinstance(optimizer, torch.optim.SGD) and not optimizer.state:
-        for group in optimizer.param_groups:
-            for parameter in group["params"] if group["momentum"] else ():
-                zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
-                optimizer.state[parameter]["momentum_buffer"] = zeros
 
 
 def _last_only(forward: Callable[[Tensor], Tensor], last: bool) -> AbstractContextManager[None]:

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from effnet_builder.arithmetic import autocast, check_precision, float32_products, gradient_scaler
+from effnet_builder.precisions import Precision
 from effnet_builder.train.optim import clip_gradients
-from effnet_builder.train.optim_settings import Precision
-from effnet_builder.train.precision import autocast, check_precision, float32_products, gradient_scaler
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 # What a RuntimeError other than OutOfMemoryError says if memory ran out: of the CPU's allocator and oneDNN; of the CUDA
@@ -30,3 +32,10 @@ def first_line(error: BaseException) -> str:
 def is_device_failure(error: BaseException) -> bool:
     """Return whether an error is that of a CUDA device that computes no more: ECC, Xid, an illegal access, a reset."""
     return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
+
+
+def release_memory() -> None:
+    """Collect garbage, and give the memory that PyTorch keeps for later back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

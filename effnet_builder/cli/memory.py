@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from ..config import ConfigError, Mark, Problem
 from ..failures import is_out_of_memory
 from ..train.data import free_memory
 from ..train.predictions import infer
-from ..train.probe import largest_batch, memory_step, micro_batches
+from ..train.probe import largest_batch, memory_step, micro_batches, spare_weights
 from ..train.processes import Processes
 from ..train.recipe import Recipe
 from ..train.stages import evaluation, evaluation_batch
@@ -83,7 +83,7 @@ def fit_into_memory(
     batch = min(recipe.batch_size, len(material.train))
     part = _part(recipe, batch, who)
     cuda = device.type == "cuda"
-    fits = largest_batch(_training(model, material, device, teacher), part) if cuda else _counted(plan, recipe, part)
+    fits = _tried(model, material, device, part, teacher) if cuda else _counted(plan, recipe, part)
     fits = -who.most(-fits)
     if fits < part:
         parts = _parts(material, device, who, part, fits, split)
@@ -117,8 +117,12 @@ def _fit_evaluation(model: nn.Module, material: Material, device: torch.device, 
     shape = material.valid.pixels.shape[1:]
 
     def step(n: int) -> None:
+        spare = spare_weights(model, _COPIES - 2)
         with torch.no_grad():
-            infer(model.eval(), torch.zeros(n, *shape, dtype=torch.uint8, device=device), how)
+            # One batch is evaluated while the next is being read.
+            images = [torch.zeros(n, *shape, dtype=torch.uint8, device=device) for _ in range(2)]
+            infer(model.eval(), images[0], how)
+        del spare, images
 
     fits = -who.most(-largest_batch(step, count))
     if fits >= count:
@@ -137,15 +141,22 @@ def _part(recipe: Recipe, batch: int, who: Processes) -> int:
     return -(-share // recipe.accumulate)
 
 
-def _training(
-    model: nn.Module, material: Material, device: torch.device, teacher: Teacher | None
-) -> Callable[[int], None]:
+def _tried(model: nn.Module, material: Material, device: torch.device, part: int, teacher: Teacher | None) -> int:
+    """Return how many of `part` images a training step has memory for. Raises ConfigError, see `deterministic`."""
     plan, recipe = material.plan, material.recipe
     shape = (plan.in_channels, plan.resolution, plan.resolution)
-    return memory_step(
+    step = memory_step(
         model, shape, device, precision=recipe.precision, channels_last=recipe.channels_last, copies=_COPIES - 2,
         teacher=teacher,
     )  # fmt: skip
+    try:
+        return largest_batch(step, part)
+    except RuntimeError as error:
+        operation, refused, _ = str(error).partition(" does not have a deterministic implementation")
+        if not refused:
+            raise
+        message = f"PyTorch has no deterministic kernel for {operation}, which {plan.name} needs"
+        raise recipe.error([Problem(message, ("deterministic",))]) from None
 
 
 def _counted(plan: Plan, recipe: Recipe, part: int) -> int:

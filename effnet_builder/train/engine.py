@@ -125,11 +125,13 @@ def train_one_epoch(state: State, job: Job, saver: Saver | None, stop: StopReque
 def _validate(state: State, job: Job, saver: Saver | None, stop: StopRequest) -> None:
     """End the epoch. If the evaluation runs out of memory, save what was trained before the error is raised."""
     try:
-        end_epoch(state, job, stop)
+        return end_epoch(state, job, stop)
     except (RuntimeError, MemoryError) as error:
-        if saver is not None and is_out_of_memory(error):
-            saver.save(state)  # as for a DataError: the other processes are elsewhere
-        raise
+        if saver is None or not is_out_of_memory(error):
+            raise
+        failed = error.with_traceback(None)  # its frames hold the tensors of the evaluation
+    saver.save(state)  # as for a DataError: the other processes are elsewhere
+    raise failed
 
 
 def end_epoch(state: State, job: Job, stop: StopRequest) -> None:

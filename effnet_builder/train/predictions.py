@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..arithmetic import autocast
+from ..failures import is_out_of_memory, release_memory
 from ..precisions import Precision
 from .augment import InputPath
 from .evaluation import Views, averaged_logits
@@ -55,6 +57,7 @@ def predict(model: nn.Module, loader: Loader, how: Evaluation, stop: StopRequest
     batches = torch.arange(len(loader.data)).split(how.batch_size)
     mine = batches[processes.rank :: processes.count]
     found: list[Predictions] = []
+    most = how.batch_size
     loaded = loader.batches(mine)
     try:
         for _ in range(-(-len(batches) // processes.count)):  # as often in every process: all must ask at once
@@ -63,10 +66,27 @@ def predict(model: nn.Module, loader: Loader, how: Evaluation, stop: StopRequest
             item = next(loaded, None)
             if item is not None:
                 images, labels, _ = item
-                found.append(predict_batch(infer(model, images, how), labels))
+                logits, most = _within_memory(model, images, how, most)
+                found.append(predict_batch(logits, labels))
     finally:
         loaded.close()
     return _assembled(found, mine, len(loader.data), device, processes)
+
+
+def _within_memory(model: nn.Module, images: Tensor, how: Evaluation, most: int) -> tuple[Tensor, int]:
+    """Return `infer`, `most` images at a time, and how many that was: half as often as memory runs out, and says so.
+
+    Each image is predicted by itself, so that its logits change by rounding at most.
+    """
+    while True:
+        try:
+            return torch.cat([infer(model, part, how) for part in images.split(most)]), most
+        except (RuntimeError, MemoryError) as error:
+            if most == 1 or not is_out_of_memory(error):
+                raise
+        most = -(-min(most, len(images)) // 2)
+        release_memory()  # out here, where no frame of the error holds tensors
+        warnings.warn(f"the evaluation ran out of memory; it continues with {most} images at a time", stacklevel=3)
 
 
 @torch.no_grad()

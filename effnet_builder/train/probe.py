@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ..arithmetic import autocast
-from ..failures import is_out_of_memory
+from ..failures import is_out_of_memory, release_memory
 from ..precisions import Precision
 from .norms import local_statistics
 
@@ -54,10 +53,13 @@ def _fits(step: Callable[[int], None], batch: int) -> bool:
     else:
         return True
     # Out here, where the error and its frames no longer hold the tensors of the step.
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    release_memory()
     return False
+
+
+def spare_weights(model: nn.Module, copies: int) -> list[Tensor]:
+    """Return tensors that take the memory of so many copies of the weights."""
+    return [torch.empty_like(parameter) for _ in range(copies) for parameter in model.parameters()]
 
 
 def memory_step(
@@ -78,7 +80,7 @@ def memory_step(
 
     def step(n: int) -> None:
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        spare = [torch.empty_like(parameter) for _ in range(copies) for parameter in model.parameters()]
+        spare = spare_weights(model, copies)
         try:
             images = torch.zeros(n, *shape, device=device)
             images = images.contiguous(memory_format=torch.channels_last) if channels_last else images

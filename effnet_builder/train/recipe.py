@@ -106,7 +106,7 @@ class Recipe(StrictModel):
     deterministic: bool = Field(
         False,
         description="on CUDA, use only kernels that give the same bits in each run on the same GPU model, driver and "
-        "versions; slower, and refused for networks with max pooling. A CPU always does",
+        "versions; slower, and an error for a network that needs another one (max pooling). A CPU always does",
     )
     channels_last: bool = Field(True, description="keep the channels of a pixel together in memory")
     compile: bool = Field(False, description="compile the network with torch.compile")

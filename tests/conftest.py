@@ -11,6 +11,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
+from fakegpu.plugin import pytest_runtest_protocol, pytest_unconfigure  # noqa: F401  hooks
 from writing import WriteYaml
 
 hypothesis.settings.register_profile("default", deadline=None, derandomize=bool(os.environ.get("CI")))

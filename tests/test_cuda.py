@@ -269,6 +269,7 @@ def _no_synchronization() -> Iterator[None]:
     torch.cuda.set_sync_debug_mode("default")
 
 
+@pytest.mark.real_gpu  # test_cuda_counts.py counts them on the fake one
 @pytest.mark.usefixtures("_no_synchronization")
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 @pytest.mark.parametrize("name", OPTIMIZERS)

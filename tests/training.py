@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from effnet_builder.arithmetic import gradient_scaler
 from effnet_builder.train.checkpoint import Checkpoint
 from effnet_builder.train.ema import EmaModel
 from effnet_builder.train.images import ImageSet, in_memory
@@ -15,7 +16,6 @@ from effnet_builder.train.job import Job
 from effnet_builder.train.loading import Loader
 from effnet_builder.train.loggers import TIMES, EpochMetrics, StepMetrics
 from effnet_builder.train.optim import build_optimizer
-from effnet_builder.train.precision import gradient_scaler
 from effnet_builder.train.processes import ALONE, Processes
 from effnet_builder.train.recipe import Normalize, Recipe, load_recipe
 from effnet_builder.train.state import Counters, State

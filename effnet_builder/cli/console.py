@@ -154,7 +154,7 @@ def reporting(nothing_done: str, raised: Sequence[str] = ()) -> Iterator[None]:
     """
     threading.excepthook = _thread_failed
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: echo(f"warning: {message}", err=True, colour="yellow")
+        warnings.showwarning = lambda message, *_: echo(f"warning: {_first_line(message)}", err=True, colour="yellow")
         try:
             with limits(**parse_limits(raised)):
                 yield
@@ -180,6 +180,11 @@ def _explain(error: RuntimeError | MemoryError) -> None:
         leave(f"the device failed: {first_line(error)}")
     if is_out_of_memory(error):
         raise fail(f"out of memory: {first_line(error)}", EXIT_FAILURE, own=True) from None
+
+
+def _first_line(message: Warning | str) -> str:
+    """Return the line that says something: below it, PyTorch lists the frames of its own code."""
+    return str(message).partition("\n")[0]
 
 
 def varied_spec(

@@ -1,254 +1,180 @@
-"""Accuracy and speed on one GPU: the notebook's training, CIFAR-10 in seven epochs, images/s beside timm, torchvision.
+"""Ten minutes on a GPU: numbers against the CPU first, then whole runs, then speed. Each result is written at once.
 
-python benchmarks/gpu.py --data folder:DIR --out FOLDER [--parts notebook fast7 speed] [--seeds 0 1 2]
-python benchmarks/gpu.py --smoke --out FOLDER
+python benchmarks/gpu.py --out FOLDER [--data folder:DIR] [--parts PART ...] [--tiny] [--budget SECONDS]
 
-notebook  `train-arch notebook-b0 --recipe notebook`: 7 epochs at 224 px
-fast7     `train-arch efficientnet-b0 --recipe cifar10-fast7`, once for each seed
-speed     B0 at 224 px and B4 at 380 px of the three libraries, training and inference, all compiled, in bf16, channels
-          last, rounds in turn; GB/s beside what a copy on the device reaches
+{parts}
 
-The GB/s are an estimate: elements of the plan's activations (outputs of convolutions) times 2 bytes times how often a
-compiled network with batch norm touches each. In inference that is 2: written by the convolution, read by the next,
-with norm and activation fused between. In training 14. Forward 5: written, read for the statistics, read and written
-by norm and activation, read by the next convolution. Backward 9: gradient and output read for the sums of the norm's
-gradient, both read again and the gradient written, that gradient read for the input's and for the weight's, the input
-read, its gradient written. `--smoke` is every part in small, on whatever device there is; its figures mean nothing.
+The seconds are estimates for an H100, not measured, and for --tiny, measured on one core with the fake GPU. A part that
+is estimated to take longer than what is left of the budget is skipped. Each part is a process of its own, so that the
+next part does not inherit a broken device. When a part's time is over (its estimate and what earlier parts saved, half
+as much again for tests, check and run), its remaining cases are skipped; if it hangs, it is killed. A case that raises
+is a row with its error, and the next one runs.
+
+FOLDER/results.jsonl gets each row as soon as it exists, results.md and results.json are written after each part. The
+exit code is 1 if a check failed or anything raised. With the same FOLDER, parts that are run again replace their rows.
+Without a GPU, or on the fake one (python tests/fakegpu benchmarks/gpu.py --out FOLDER), it runs in small to its end.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
+import importlib
 import json
-import statistics
-import subprocess
+import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-import torch.nn.functional as F
-from step import LIBRARIES, network
-from torch import Tensor, nn
-
-from effnet_builder import analyze, load_spec, resolve
-
-PARTS = ("notebook", "fast7", "speed")
-TRAIN_ARCH = [sys.executable, "-c", "from effnet_builder.cli.train import main; main()"]
-TOUCHES = {"training": 14, "inference": 2}
-BYTES = 2  # of a bf16 number
-Row = dict[str, Any]
+from gpu_parts.results import BAD, Rows, Values, describe, read, write
+from gpu_parts.setting import Setting, run
 
 
 @dataclass(frozen=True)
-class Speed:
-    """A network to time: resolution, images of a training batch and of an inference batch."""
+class Part:
+    """A part is `function` of a module of gpu_parts; `seconds` on an H100, `tiny` on one core, are estimates.
 
-    model: str
-    resolution: int
-    training: int
-    inference: int
+    `patience` is how much of its time a part may take: correctness comes before speed.
+    """
+
+    name: str
+    about: str
+    module: str
+    function: str
+    seconds: float
+    tiny: float
+    patience: float = 1.0
 
 
-SPEEDS = (Speed("efficientnet-b0", 224, 256, 512), Speed("efficientnet-b4", 380, 64, 128))
-SMOKE = (Speed("efficientnet-b0", 32, 4, 4),)
+PARTS = (
+    Part("environment", "card, driver, versions, rates of copies", "environment", "environment", 15, 10),
+    Part("tests", "pytest tests/test_cuda*.py", "tests", "tests", 80, 30, 1.5),
+    Part("check", "network, input path, optimizers, precisions against the CPU", "check", "check", 60, 60, 1.5),
+    Part("run", "train-arch, SIGTERM and --resume, eval-arch, predict-arch", "runs", "runs", 80, 80, 1.5),
+    Part("speed", "the engine's training step and forward pass, B0", "speed", "speed", 150, 30),
+    Part("train", "cifar10-fast7 in bf16, one seed: accuracy, images/s", "runs", "train", 90, 20),
+    Part("compare", "B0 of this package, timm, torchvision, compiled", "compare", "compare", 120, 25),
+)
+_BY_NAME = {part.name: part for part in PARTS}
+_NO_SPEED = "Figures of speed mean nothing here: they are those of {device}."
+_PROBE = "import torch; print('device:', torch.cuda.get_device_name() if torch.cuda.is_available() else 'cpu')"
+_PROBE_SECONDS = 120.0
+_SECONDS_TO_END = 20.0
 
 
-def train(options: argparse.Namespace, spec: str, recipe: str, seed: int, changes: list[str]) -> Row:
-    """A run of `train-arch`: accuracy of the test images, seconds, images/s of the epochs behind the first."""
-    run = options.out / f"{spec}-{recipe}-{seed}"
+def main() -> int:
+    """Run the parts; the exit code."""
+    options = _parse()
+    if options.part_in_this_process is not None:
+        return _run_here(options)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is under way is ended
+    end = time.monotonic() + options.budget
+    options.out = options.out.resolve()
+    options.out.mkdir(parents=True, exist_ok=True)
+    name, error = _device()
+    setting = Setting(options.out, name, options.tiny, options.data)
+    if not setting.real and options.tiny is None:
+        setting = Setting(options.out, name, True, options.data)
+    notes = [f"Device: {name}. Parts in {'small' if setting.tiny else 'full size'}, budget {options.budget:.0f} s."]
+    if not setting.real:
+        notes.insert(0, _NO_SPEED.format(device="the CPU" if setting.device == "cpu" else f"a fake GPU ({name})"))
+    print(*notes, sep="\n", flush=True)
+    path = options.out / "results.jsonl"
+    wanted = [part for part in PARTS if part.name in options.parts]
+    kept = [row for row in read(path) if row["part"] not in options.parts and row["part"] != "device"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    if error is not None:
+        Rows(path, "device").add("start of the GPU", "error", **error)
+    for number, part in enumerate(wanted):
+        try:
+            _run_part(part, wanted[number + 1 :], setting, path, end)
+        finally:
+            write(options.out, notes, read(path))
+    rows = read(path)
+    bad = [f"{row['part']}: {row['case']}" for row in rows if row["status"] in BAD]
+    print(*notes[: 0 if setting.real else 1], f"{len(rows)} rows in {path.parent}, {len(bad)} bad", *bad, sep="\n")
+    return 1 if bad else 0
+
+
+def _run_part(part: Part, later: list[Part], setting: Setting, path: Path, end: float) -> None:
+    """Run a part in a process of its own, and record how it ended."""
+    rows, left = Rows(path, part.name), end - time.monotonic()
+    needed = _seconds(part, setting)
+    print(f"\n{part.name}: {part.about}; about {needed:.0f} s of {max(0.0, left):.0f} s that are left", flush=True)
+    if needed > left:
+        rows.skip("part", f"takes about {needed:.0f} s, {max(0.0, left):.0f} s of the budget are left")
+        return
+    # What is saved by a part that is faster than estimated goes to the next ones.
+    seconds = min(left, part.patience * max(needed, left - sum(_seconds(other, setting) for other in later)))
     command = [
-        *TRAIN_ARCH,
-        spec,
-        "--recipe",
-        recipe,
-        "--data",
-        options.data,
+        sys.executable,
+        str(Path(__file__).resolve()),
+        "--part-in-this-process",
+        part.name,
         "--out",
-        str(run),
-        "--set",
-        f"seed={seed}",
+        str(setting.out),
     ]
-    for change in changes:
-        command += ["--set", change]
-    start = time.perf_counter()
-    subprocess.run(command, check=True)
-    result = json.loads((run / "result.json").read_text())
-    with (run / "times.csv").open(newline="") as file:
-        rates = [float(row["images_per_second"]) for row in csv.DictReader(file)]
-    return {
-        "spec": spec,
-        "recipe": recipe,
-        "seed": seed,
-        "changes": changes,
-        "test_accuracy": result["test_accuracy"],
-        "train_seconds": result["train_seconds"],
-        "process_seconds": time.perf_counter() - start,
-        "images_per_second": statistics.median(rates[1:] or rates),
-    }
+    command += ["--device-name", setting.name, "--budget", f"{seconds:.1f}", "--tiny" if setting.tiny else "--no-tiny"]
+    command += [] if setting.data is None else ["--data", setting.data]
+    start = time.monotonic()
+    # Cases are skipped when the time is over; only one that hangs is killed.
+    ended = run(
+        command, max(needed, min(1.5 * seconds, left)), group=True, on_line=lambda line: print(line, flush=True)
+    )
+    took = time.monotonic() - start
+    if ended.code == 0:
+        rows.add("part", "ok", seconds=took, estimated_seconds=needed)
+    else:
+        rows.add("part", "error", error=ended.reason, seconds=took, estimated_seconds=needed, output=ended.output)
 
 
-def training(model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """One step of forward, backward and SGD."""
-    model.train()
-    forward: Any = torch.compile(model) if images.is_cuda else model
-    labels = torch.arange(len(images), device=images.device) % 10
-    optimizer = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16):
-            loss = F.cross_entropy(forward(images), labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-
-    return step
+def _run_here(options: argparse.Namespace) -> int:
+    """Run a part in this process; exit code 0 if it came to its end, whatever its cases did."""
+    part = _BY_NAME[options.part_in_this_process]
+    rows = Rows(options.out / "results.jsonl", part.name, options.budget)
+    setting = Setting(options.out, options.device_name, bool(options.tiny), options.data)
+    try:
+        work = getattr(importlib.import_module(f"gpu_parts.{part.module}"), part.function)
+        work(setting, rows)
+    except Exception as error:
+        rows.add(part.function, "error", **describe(error))
+    return 0
 
 
-def inference(model: nn.Module, images: Tensor) -> Callable[[], object]:
-    """One forward pass in evaluation."""
-    model.eval()
-    forward: Any = torch.compile(model) if images.is_cuda else model
-
-    def step() -> Tensor:
-        with torch.no_grad(), torch.autocast(images.device.type, torch.bfloat16):
-            logits: Tensor = forward(images)
-        return logits
-
-    return step
+def _device() -> tuple[str, Values | None]:
+    """Return the GPU's name, or `cpu`, asked in a process of its own, so that this one holds no memory there."""
+    ended = run([sys.executable, "-c", _PROBE], _PROBE_SECONDS)
+    for line in ended.output.splitlines():
+        if line.startswith("device: "):
+            return line.removeprefix("device: "), None
+    return "cpu", {"error": f"torch does not start: {ended.reason}", "output": ended.output}
 
 
-def seconds(work: Callable[[], object], count: int, device: torch.device) -> float:
-    """Of one of `count` calls in a row."""
-    synchronize(device)
-    start = time.perf_counter()
-    for _ in range(count):
-        work()
-    synchronize(device)
-    return (time.perf_counter() - start) / count
+def _seconds(part: Part, setting: Setting) -> float:
+    return part.tiny if setting.tiny else part.seconds
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait for the device."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def copy_bandwidth(device: torch.device, elements: int) -> float:
-    """Bytes/s that a copy on the device reads and writes, the best of 20."""
-    source = torch.zeros(elements, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    return 2 * elements / min(seconds(lambda: target.copy_(source), 1, device) for _ in range(20))
-
-
-def compare(speed: Speed, mode: str, device: torch.device, rounds: int, calls: int) -> list[Row]:
-    """Images/s and estimated GB/s of each library, medians of rounds in turn."""
-    batch = speed.training if mode == "training" else speed.inference
-    torch.manual_seed(0)
-    images = torch.randn(batch, 3, speed.resolution, speed.resolution, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    build = training if mode == "training" else inference
-    works = {}
-    for library in LIBRARIES:
-        model = network(library, speed.model).to(device, memory_format=torch.channels_last)
-        works[library] = build(model, images)
-        for _ in range(3):
-            works[library]()
-    found = [{name: seconds(work, calls, device) for name, work in works.items()} for _ in range(rounds)]
-    plan = resolve(load_spec(speed.model), resolution=speed.resolution)
-    touched = analyze(plan).total.activations * BYTES * TOUCHES[mode]
-    ours = LIBRARIES[0]
-    return [
-        {
-            "model": speed.model,
-            "mode": mode,
-            "library": library,
-            "resolution": speed.resolution,
-            "batch": batch,
-            "images_per_second": batch / statistics.median(times[library] for times in found),
-            "times_ours": statistics.median(times[library] / times[ours] for times in found),
-            "gigabytes_per_second": 1e-9 * touched * batch / statistics.median(times[library] for times in found),
-        }
-        for library in LIBRARIES
-    ]
-
-
-def environment(device: torch.device, smoke: bool) -> Row:
-    """What the figures depend on, with the bandwidth to compare them with."""
-    cuda = device.type == "cuda"
-    return {
-        "device": torch.cuda.get_device_name(device) if cuda else "cpu",
-        "copy_gigabytes_per_second": 1e-9 * copy_bandwidth(device, 2**22 if smoke else 2**32),
-        **{name: version(name) for name in ("torch", "timm", "torchvision")},
-    }
-
-
-def markdown(found: Row) -> str:
-    """The tables."""
-    lines = [", ".join(f"{key} {shown(value)}" for key, value in found["environment"].items()), ""]
-    for part in PARTS:
-        if rows := found.get(part):
-            lines += [f"## {part}", "", f"| {' | '.join(rows[0])} |", "|" + "---|" * len(rows[0])]
-            lines += [f"| {' | '.join(shown(value) for value in row.values())} |" for row in rows]
-            lines.append("")
+def _table() -> str:
+    lines = [f"{'part':12} {'H100, s':>7} {'tiny, s':>7}"]
+    lines += [f"{part.name:12} {part.seconds:7.0f} {part.tiny:7.0f}   {part.about}" for part in PARTS]
     return "\n".join(lines)
 
 
-def shown(value: object) -> str:
-    """A number with four digits."""
-    return (
-        f"{value:.4g}"
-        if isinstance(value, float) and value < 1000
-        else f"{value:,.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def main() -> None:
-    """Run the parts; results.json and results.md are written after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--data", default="fake:64x4", help="as train-arch takes it")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+def _parse() -> argparse.Namespace:
+    description = (__doc__ or "").replace("{parts}", _table())
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results and of the runs")
+    parser.add_argument("--data", help="images of the part train, as train-arch takes it: folder:DIR, cifar10:DIR")
+    names = [part.name for part in PARTS]
+    parser.add_argument("--parts", nargs="+", choices=names, default=names, metavar="PART", help=", ".join(names))
     parser.add_argument(
-        "--models", nargs="+", default=[speed.model for speed in SPEEDS], help="those of the part speed"
+        "--tiny", action=argparse.BooleanOptionalAction, help="everything small; the default without a real GPU"
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument(
-        "--set", nargs="*", default=[], help="changes of both recipes, such as precision=bf16 compile=true"
-    )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--smoke", action="store_true")
-    options = parser.parse_args()
-    if not options.smoke and options.data.startswith("fake:"):
-        parser.error("--data is missing")
-    options.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    seeds = options.seeds[:1] if options.smoke else options.seeds
-    changes = ["epochs=1", *options.set] if options.smoke else options.set
-    notebook, small = (
-        ("efficientnet-pico", "efficientnet-pico") if options.smoke else ("notebook-b0", "efficientnet-b0")
-    )
-    found: Row = {"environment": environment(device, options.smoke)}
-    for part in options.parts:
-        if part == "notebook":
-            found[part] = [train(options, notebook, "notebook", 1, changes)]
-        elif part == "fast7":
-            found[part] = [train(options, small, "cifar10-fast7", seed, changes) for seed in seeds]
-        else:
-            rounds, calls = (2, 1) if options.smoke else (options.rounds, 10)
-            speeds = SMOKE if options.smoke else [speed for speed in SPEEDS if speed.model in options.models]
-            found[part] = [row for s in speeds for mode in TOUCHES for row in compare(s, mode, device, rounds, calls)]
-        (options.out / "results.json").write_text(json.dumps(found, indent=2) + "\n")
-        (options.out / "results.md").write_text(markdown(found))
-    print(markdown(found))
+    parser.add_argument("--budget", type=float, default=600, metavar="SECONDS", help="for all parts (default: 600)")
+    parser.add_argument("--part-in-this-process", choices=names, help=argparse.SUPPRESS)
+    parser.add_argument("--device-name", default="cpu", help=argparse.SUPPRESS)
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -122,6 +122,21 @@ def test_training_memory_is_what_autograd_keeps(name: str, changes: dict[str, ob
     assert analyze(plan).training_bytes_per_image == pytest.approx(measured, rel=1e-4)
 
 
+@pytest.mark.parametrize("name", ["efficientnet-b0", "mobilenet-v3-large", "efficientnet-es", "efficientnet-b0-g8-gn"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_training_memory_under_autocast(name: str, precision: Any) -> None:
+    """Activations of half the bytes, and 16-bit copies of the weights."""
+    plan = resolve(load_spec(name), resolution=97)
+    model, image = build_model(plan), torch.randn(1, 3, 97, 97)
+    with torch.autocast("cpu", torch.bfloat16 if precision == "bf16" else torch.float16):
+        two, three = (saved_bytes(model, image.repeat(count, 1, 1, 1)) for count in (2, 3))
+    analysis = analyze(plan)
+    found = [analysis.training_bytes(count, precision) for count in (2, 3)]
+    assert found == pytest.approx([two, three], rel=0.005)
+    assert found[1] - found[0] == pytest.approx(three - two, rel=0.002)
+    assert [analysis.training_bytes(count, "tf32") for count in (0, 1)] == [0, analysis.training_bytes_per_image]
+
+
 @settings(max_examples=100, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(data=SPECS)
 @pytest.mark.filterwarnings("ignore::effnet_builder.ScalingWarning")

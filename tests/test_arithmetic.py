@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from many import SERVER
 from torch import nn
 
 from effnet_builder.arithmetic import autocast, check_precision, float32_products, gradient_scaler
@@ -71,6 +73,50 @@ def test_products_are_set_both_ways_and_put_back(precision: Precision, device: t
         assert switches() == before
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+SWITCHES = ("", ".cudnn", ".mkldnn", ".cuda.matmul", ".cudnn.conv", ".cudnn.rnn", ".mkldnn.matmul", ".mkldnn.conv")
+BEFORE = {
+    "nothing": "pass",
+    "one for all": "torch.backends.fp32_precision = 'tf32'",
+    "all exact": "torch.backends.fp32_precision = 'ieee'",
+    "of a backend": "torch.backends.cudnn.fp32_precision = 'ieee'",
+    "of convolutions": "torch.backends.cudnn.conv.fp32_precision = 'ieee'",
+    "of products": "torch.backends.cuda.matmul.fp32_precision = 'tf32'",
+    "the older ones": "torch.set_float32_matmul_precision('medium'); torch.backends.cudnn.allow_tf32 = False",
+}
+
+
+def effective() -> list[str]:
+    return [eval(f"torch.backends{switch}.fp32_precision") for switch in SWITCHES]
+
+
+def readable() -> object:
+    try:
+        return switches()
+    except RuntimeError:  # newer and older switches say different things
+        return None
+
+
+def _with_switches_set(before: str, folder: Path) -> None:
+    exec(before)
+    found = []
+    for precision, expected in (("fp32", "ieee"), ("tf32", "tf32"), ("bf16", "tf32")):
+        start = effective(), readable()
+        with float32_products(precision, CUDA):  # type: ignore[arg-type]
+            assert effective()[3:6] == [expected] * 3
+            assert readable() is not None, "torch.compile reads them"
+        found.append((effective(), readable()) == start)
+    (folder / "found").write_text(f"{found}")
+
+
+@pytest.mark.parametrize("name", BEFORE)
+def test_whatever_switches_were_set_are_restored(name: str, tmp_path: Path) -> None:
+    """In a process of its own: torch's defaults are not to be had back once they were set."""
+    process = SERVER.Process(target=_with_switches_set, args=(BEFORE[name], tmp_path))
+    process.start()
+    process.join(60)
+    assert (tmp_path / "found").read_text() == "[True, True, True]"
 
 
 def test_what_a_device_cannot_do_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,9 @@ from effnet_builder.train.engine import Diverged, fit
 from effnet_builder.train.loading import Loader
 from effnet_builder.train.mixing import mix_batch
 from effnet_builder.train.muon import MuonWithAux
+from effnet_builder.train.norms import synchronize_norms
 from effnet_builder.train.predictions import Evaluation, predict
+from effnet_builder.train.probe import memory_step
 from effnet_builder.train.recipe import Normalize, load_recipe
 from effnet_builder.train.stages import stage_of
 from effnet_builder.train.step import Rows, train_step
@@ -221,6 +223,34 @@ def _width() -> int:
     from fakegpu import active
 
     return 16 if active() else 4096
+
+
+def test_the_memory_check_takes_the_network_that_is_trained() -> None:
+    """Norms over all ranks keep more than batch norm, and a teacher takes memory too; no rank need be there."""
+    peaks, asked = [], []
+
+    def teacher(images: Tensor) -> Tensor:
+        asked.append(images.shape)
+        return images.flatten(1)
+
+    for synchronized in (False, True):
+        model = normed().to(CUDA).to(memory_format=torch.channels_last)
+        if synchronized:
+            synchronize_norms(model)
+        before = frozen(model)
+        options: Any = {"precision": "bf16", "channels_last": True, "copies": 2, "teacher": teacher}
+        torch.cuda.reset_peak_memory_stats()
+        start = torch.cuda.memory_allocated()
+        memory_step(model, (3, 32, 32), CUDA, **options)(64)
+        peaks.append(torch.cuda.max_memory_allocated() - start)
+        assert torch.cuda.memory_allocated() == start
+        assert all(torch.equal(one, other) for one, other in zip(before, frozen(model), strict=True))
+    assert peaks[1] > 1.2 * peaks[0]
+    assert asked == [(64, 3, 32, 32)] * 2
+
+
+def frozen(model: nn.Module) -> list[Tensor]:
+    return [tensor.clone() for tensor in model.state_dict().values()]
 
 
 NEW = ("momentum_buffer", "exp_avg", "exp_avg_sq", "square_avg", "step")  # what an optimizer has after its first step

@@ -128,6 +128,15 @@ def test_data_larger_than_memory_is_refused(tmp_path: Path, monkeypatch: pytest.
             load(f"folder:{root}", storage=storage)
 
 
+def test_ranks_of_a_machine_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = free_memory()
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    shared = free_memory()
+    assert alone is not None
+    assert shared is not None
+    assert shared == pytest.approx(alone / 8, rel=0.05)
+
+
 def test_free_memory_is_a_plausible_number() -> None:
     free = free_memory()
     assert free is None or 10**7 < free < 10**15

@@ -255,6 +255,17 @@ def test_resumed_from_its_state_it_continues_bit_for_bit(settings: AnyOptimizer)
     assert same(whole, resumed)
 
 
+@pytest.mark.parametrize("bad", [0.0, 1.0])
+def test_rmsprop_skips_a_step_that_the_scaler_found_bad(bad: float) -> None:
+    parameter = nn.Parameter(torch.tensor([2.0]))
+    optimizer = RMSpropOptimizer([parameter], 0.1)
+    parameter.grad = torch.tensor([float("nan") if bad else 1.0])
+    optimizer.found_inf = torch.tensor(bad)  # type: ignore[attr-defined]
+    optimizer.step()
+    assert (parameter.item() == 2.0) == bool(bad)
+    assert parameter.isfinite().all()
+
+
 def test_rmsprop_tf_of_all_tensors_together_is_that_of_each() -> None:
     settings = RMSprop(type="rmsprop", lr=0.01, weight_decay=1e-3)
     one_by_one, together = small(), small()

@@ -151,4 +151,4 @@ def _options(config: pytest.Config) -> list[str]:
 
 
 def _failure(item: pytest.Item, text: str) -> pytest.TestReport:
-    return pytest.TestReport(item.nodeid, item.location, dict(item.keywords), "failed", text, "call")
+    return pytest.TestReport(item.nodeid, item.location, dict.fromkeys(item.keywords, 1), "failed", text, "call")

@@ -103,7 +103,7 @@ def _reason_to_skip(item: pytest.Item, wanted: _Wanted) -> str | None:
 def _skip(item: pytest.Item, reason: str) -> pytest.TestReport:
     path, line, _ = item.location
     where = (path, (line or 0) + 1, f"Skipped: {reason}")
-    return pytest.TestReport(item.nodeid, item.location, dict(item.keywords), "skipped", where, "setup")
+    return pytest.TestReport(item.nodeid, item.location, dict.fromkeys(item.keywords, 1), "skipped", where, "setup")
 
 
 def _child(item: pytest.Item, wanted: _Wanted) -> Child:

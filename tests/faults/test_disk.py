@@ -98,14 +98,13 @@ def test_a_disk_that_stays_full_ends_the_run_with_its_last_checkpoint_whole(
     assert not differences(run, undisturbed)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "evaluation.json", "report.html", "result.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "evaluation.json", "result.json"])
 def test_an_end_that_cannot_be_written_is_made_up_for(
     place: Place, undisturbed: dict[str, object], name: str, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     prevent = f"DO import os; os.mkdir({str(run / name)!r}); os.mkdir({str(run / name / 'in the way')!r})"
-    report = ["--report"] if name == "report.html" else []
-    ended = command(place.start(run, *report), tmp_path, Fault(FINISH, 1, prevent))
+    ended = command(place.start(run), tmp_path, Fault(FINISH, 1, prevent))
     assert ended.code == 1, ended.said()
     assert ended.err.splitlines()[-1] == f"{run / name}: Is a directory; step 21 is saved"
     assert "Traceback" not in ended.said()
@@ -113,6 +112,18 @@ def test_an_end_that_cannot_be_written_is_made_up_for(
     (run / name).rmdir()
     ended = command(["--resume", run], tmp_path)
     assert ended.code == 0, ended.said()
+    assert not differences(run, undisturbed)
+
+
+def test_a_report_that_cannot_be_written_costs_nothing_else(
+    place: Place, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    report = run / "report.html"
+    prevent = f"DO import os; os.mkdir({str(report)!r}); os.mkdir({str(report / 'in the way')!r})"
+    ended = command(place.start(run, "--report"), tmp_path, Fault(FINISH, 1, prevent))
+    assert ended.code == 0, ended.said()
+    assert f"no report: {report}: Is a directory" in ended.err
     assert not differences(run, undisturbed)
 
 

@@ -123,12 +123,13 @@ def test_latency_is_measured_and_says_how() -> None:
     found = measure_latency(resolve(load_spec("efficientnet-pico")), batch=2)
     assert 0 < found.quartiles[0] <= found.median <= found.quartiles[1]
     assert found.runs >= 9
-    assert f"{found.runs} runs, batch size 2, float32, cpu, {torch.get_num_threads()} threads" in str(found)
+    assert f"{found.runs} runs, batch size 2, fp32, cpu, {torch.get_num_threads()} threads" in str(found)
 
 
 @pytest.mark.parametrize(("noise", "said"), [(1e-3, False), (0.2, True)])
 def test_noise_that_blurs_the_border_is_said(noise: float, said: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    def measure(plan: Plan, batch: int, device: str) -> Latency:
+    def measure(plan: Plan, batch: int, device: str, precision: str) -> Latency:
+        assert precision == "fp32"
         median = analyze(plan).total.macs * batch / 1e12
         return Latency(median, (median * (1 - noise), median * (1 + noise)), 50, batch, device, 2)
 
@@ -137,5 +138,5 @@ def test_noise_that_blurs_the_border_is_said(noise: float, said: bool, monkeypat
     assert result.exit_code == 0, result.output
     assert "latency of at most 2 ms at batch size 2 on cpu and macs" in result.stdout
     assert "latency: 1.988 ms (quartiles" in result.stdout
-    assert "50 runs, batch size 2, float32, cpu, 2 threads), 99.38% of the budget; it binds" in result.stdout
+    assert "50 runs, batch size 2, fp32, cpu, 2 threads), 99.38% of the budget; it binds" in result.stdout
     assert ("cannot be told apart" in result.stdout) == said

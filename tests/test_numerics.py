@@ -88,7 +88,9 @@ def test_nothing_is_set_for_good() -> None:
 
 def test_a_search_computes_as_train_arch_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """fp32 is exact, whatever the process had set; the batch is checked against the memory."""
-    plan = resolve(load_spec("efficientnet-pico", {"scaling.width": 0.1, "scaling.depth": 0.1, "scaling.resolution": 8}))
+    plan = resolve(
+        load_spec("efficientnet-pico", {"scaling.width": 0.1, "scaling.depth": 0.1, "scaling.resolution": 8})
+    )
     data = load_dataset("fake:16x3", channels=3, size=8, progress=lambda items, *_: items)
     seen: list[str] = []
 

@@ -30,6 +30,7 @@ def test_the_notebooks_configuration() -> None:
         "sync_batch_norm": False,
         "accumulate": 1,
         "precision": "fp32",
+        "deterministic": False,
         "channels_last": True,
         "compile": False,
         "skip_limit": 10,

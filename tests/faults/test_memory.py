@@ -31,7 +31,7 @@ def test_a_step_without_memory_names_a_batch(
     run = tmp_path / "run"
     ended = command(place.start(run), tmp_path, Fault(where, 6, f"DO import torch; {ERRORS[error]}"))
     assert ended.code == 1, ended.said()
-    assert re.fullmatch(rf"{SAID}; step 4 is saved\n", ended.err)
+    assert re.fullmatch(rf"{SAID}; step 4 is saved; to go on: train-arch --resume {run}\n", ended.err)
     assert not list(run.rglob(".step*"))
     if error == "of Python":
         assert command(["--resume", run], tmp_path).code == 0

@@ -2,9 +2,9 @@
 
 python tests/fakegpu --count benchmarks/launches.py [--spec efficientnet-b0]
 
-The engine's own step, by PyTorch's CUDA code over a runtime that computes nothing (tests/fakegpu/README.md). Each row is
-the third step of a training in bf16, with gradients clipped by their norm and an EMA. Launches depend on torch's version;
-synchronizations and pageable copies are 0 if the host never waits for the device.
+The engine's own step, by PyTorch's CUDA code over a runtime that computes nothing (tests/fakegpu/README.md). A row is
+the third step of a training in bf16, with gradients clipped by their norm and an EMA. Launches depend on the version
+of torch; synchronizations and pageable copies are 0 if the host never waits for the device.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from .skipping import one_if, start_momentum, supports_skipping, zero_if
+from .skipping import found_inf, one_if, start_momentum, supports_skipping, zero_if
 
 Adjustment = Literal["original", "match_rms_adamw"]
 
@@ -52,11 +52,9 @@ class MuonWithAux(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        bad: Tensor | None = getattr(self, "found_inf", None)
+        bad = found_inf(self)
         if bad is not None and not bad.is_cuda:
-            if bad:
-                return loss
-            bad = None
+            return loss
         for group in self.param_groups[: self.matrix_groups]:
             if trained := [parameter for parameter in group["params"] if parameter.grad is not None]:
                 self._update(group, trained, bad)

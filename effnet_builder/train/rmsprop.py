@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .skipping import one_if, zero_if
+from .skipping import found_inf, one_if, zero_if
 
 
 class RMSpropOptimizer(torch.optim.Optimizer):
@@ -40,11 +40,9 @@ class RMSpropOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        bad: Tensor | None = getattr(self, "found_inf", None)
+        bad = found_inf(self)
         if bad is not None and not bad.is_cuda:
-            if bad:
-                return loss
-            bad = None
+            return loss
         for group in self.param_groups:
             trained = [parameter for parameter in group["params"] if parameter.grad is not None]
             # Few launches on a GPU; on a CPU one after the other, so that each stays in the cache (a third less time).

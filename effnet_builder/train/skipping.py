@@ -16,6 +16,12 @@ def supports_skipping(optimizer: torch.optim.Optimizer) -> bool:
     return bool(getattr(optimizer, "_step_supports_amp_scaling", False))
 
 
+def found_inf(optimizer: torch.optim.Optimizer) -> Tensor | None:
+    """Return what says that a step is bad, a float () of 0 or 1, if it is on CUDA; on a CPU only if it is 1."""
+    bad: Tensor | None = getattr(optimizer, "found_inf", None)
+    return bad if bad is not None and (bad.is_cuda or bool(bad)) else None
+
+
 def start_momentum(optimizer: torch.optim.Optimizer) -> None:
     """Allocate the momentum of SGD as zeros, with which its first step is the same.
 

@@ -27,10 +27,10 @@ def read_data(order: Order, plan: Plan, eval_crop: float, device: torch.device) 
         storage=order.storage,
         on_bad=OnBad(order.on_bad),
     )
-    return on_device(dataset, device, Storage(order.storage))
+    return place_on_device(dataset, device, Storage(order.storage))
 
 
-def on_device(dataset: Dataset, device: torch.device, storage: Storage = Storage.auto) -> Dataset:
+def place_on_device(dataset: Dataset, device: torch.device, storage: Storage = Storage.auto) -> Dataset:
     """The data with their images on a CUDA device, where they fit into half of its free memory. Raises ConfigError."""
     if device.type != "cuda":
         return dataset

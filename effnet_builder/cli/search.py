@@ -79,14 +79,14 @@ def _train_and_rank(
 ) -> None:
     try:
         from ..search import SharedStudy, open_study, shown
-        from .dataset import on_device
+        from .dataset import place_on_device
     except ModuleNotFoundError as error:
         message = f"{error.name} is not installed; pip install 'effnet_builder[search]'"
         raise ConfigError([Problem(message, mark=Mark("--train"))]) from None
     device = choose(device_name)
     check_arithmetic(recipe, device)
     grid, dataset = _grid_and_data(spec, rule, data)
-    dataset = on_device(dataset, device)
+    dataset = place_on_device(dataset, device)
     made_for = {
         "spec": spec.to_yaml(),
         "recipe": recipe.to_yaml(),

@@ -1,11 +1,9 @@
-"""Files of tensors: safetensors, written whole or not at all, the same bytes for the same contents, with a digest."""
+"""Files of tensors: safetensors, written atomically, the same bytes for the same contents, with a digest."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .config import in_short, shared_mode, writing
+from .config import in_short
+from .files import atomic_file, require_regular
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -37,26 +36,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     texts = {key: text.encode(errors="backslashreplace").decode() for key, text in metadata.items()}
     order = sorted(plain, key=lambda name: (-plain[name].element_size(), name))  # so that all are aligned
     table = {name: (_DTYPES[plain[name].dtype], plain[name].shape, plain[name].nbytes) for name in order}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
-        try:
-            with temporary.open("wb") as file:
-                file.write(tensors_header(table, {**texts, "digest": _digest(plain, texts)}))
-                for name in order:
-                    file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, shared_mode())
-            os.replace(temporary, path)
-            _flush(path.parent)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        file.write(tensors_header(table, {**texts, "digest": _digest(plain, texts)}))
+        for name in order:
+            file.write(plain[name].reshape(-1).view(torch.uint8).numpy().data)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file by name, and its metadata. Raises Damaged; a file without a digest is taken as it is."""
     try:
+        require_regular(path)
         with safe_open(path, "pt") as opened:  # once: another process may replace the file meanwhile
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
             metadata = dict(opened.metadata() or {})
@@ -93,12 +82,3 @@ def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
         digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _flush(folder: Path) -> None:
-    """A rename is on the disk when its folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -19,11 +19,13 @@ from rich.console import Console
 from torch import nn
 from training import begin, linear, tiny_recipe
 
+from effnet_builder.config import of_system
 from effnet_builder.train.device import choose_device, to_device
 from effnet_builder.train.engine import fit
 from effnet_builder.train.loggers import TIMES, ConsoleLogger, CsvLogger, EpochMetrics, StepMetrics
+from effnet_builder.train.ownership import Busy, owning, removed_if_empty
 from effnet_builder.train.processes import ALONE, Processes
-from effnet_builder.train.run import Busy, Run, create, create_next, owning, removed_if_empty
+from effnet_builder.train.run import Run, create, create_next
 from effnet_builder.train.saving import RunSaver
 from effnet_builder.train.stopping import StopRequest
 
@@ -96,6 +98,63 @@ def another_process_with(run: Run) -> Iterator[int]:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("planted", ["link", "hard link", "pipe", "folder"])
+def test_a_lock_that_is_something_else_destroys_nothing(planted: str, tmp_path: Path) -> None:
+    run, precious, lock = create(tmp_path / "run"), tmp_path / "precious", tmp_path / "run" / ".lock"
+    precious.write_text("precious")
+    if planted == "link":
+        lock.symlink_to(precious)
+    elif planted == "hard link":
+        lock.hardlink_to(precious)
+    else:
+        os.mkfifo(lock) if planted == "pipe" else lock.mkdir()
+    with pytest.raises(OSError, match=r"lock") as raised, owning(run):
+        pytest.fail("owned")
+    assert f"{lock}" in of_system(raised.value)
+    assert precious.read_text() == "precious"
+
+
+def test_a_copy_by_hard_links_can_be_owned(tmp_path: Path) -> None:
+    run, copy = create(tmp_path / "run"), create(tmp_path / "copy")
+    with owning(run):
+        pass
+    (copy.folder / ".lock").hardlink_to(run.folder / ".lock")
+    with owning(copy):
+        pass
+
+
+def test_only_what_a_run_writes_is_removed(tmp_path: Path) -> None:
+    run = create(tmp_path / "run")
+    ours = [".spec.yaml.0123456789abcdef", ".metrics.jsonl.k3_x9abc", ".model.safetensors.4711"]
+    others = [".gitlab-ci.yml.orig", ".notes.txt.swp", ".spec.yaml", ".hidden.a.b", "spec.yaml.0123456789abcdef"]
+    run.checkpoints.folder.mkdir()
+    inside = run.checkpoints.folder
+    (inside / ".step-000000001.safetensors.4711").touch()
+    (inside / ".step-1.safetensors.4711").touch()
+    for name in ours + others:
+        (run.folder / name).touch()
+    run.clean()
+    assert sorted(os.listdir(run.folder)) == sorted([*others, "checkpoints"])
+    assert os.listdir(inside) == [".step-1.safetensors.4711"]
+    with pytest.raises(RuntimeError), owning(run), removed_if_empty(run):
+        run.spec.write_text("x")
+        raise RuntimeError
+    assert sorted(os.listdir(run.folder)) == sorted(others)
+
+
+def test_folders_of_a_run_that_are_links_are_not_written_to(tmp_path: Path) -> None:
+    run, outside = create(tmp_path / "run"), tmp_path / "outside"
+    outside.mkdir()
+    (outside / ".step-000000001.safetensors.1").touch()
+    run.checkpoints.folder.symlink_to(outside)
+    with pytest.raises(OSError, match="is a link"):
+        RunSaver(run.checkpoints, {}, print).save(begin(linear(), tiny_recipe())[0])
+    run.clean()
+    run.remove()
+    assert os.listdir(outside) == [".step-000000001.safetensors.1"]
+    assert not run.folder.exists()
 
 
 def test_one_process_at_a_time_and_none_after_it_is_killed(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_trimming_writes_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     train([JsonlLogger(path)], 1, 5, [])
     before = path.read_bytes()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", fail)
@@ -182,6 +182,9 @@ class FakeWandb(ModuleType):
         self.logged: list[tuple[int, dict[str, float]]] = []
         self.finished = False
 
+    def Settings(self, **settings: bool) -> dict[str, bool]:  # noqa: N802 (its name)
+        return settings
+
     def init(self, **settings: Any) -> SimpleNamespace:
         self.started = settings
         run_id = settings["id"] or "new1"
@@ -206,6 +209,7 @@ def test_wandb_gets_every_number_once(wandb: FakeWandb, tmp_path: Path) -> None:
     logger.close()
     assert wandb.started == {
         "name": "b0-digits-1", "config": {"recipe": {"epochs": 3}}, "dir": str(tmp_path), "id": None, "resume": "allow",
+        "settings": {"disable_git": True, "disable_code": True, "save_code": False},
     }  # fmt: skip
     assert [step for step, _ in wandb.logged] == [9, 10, 10]
     assert wandb.logged[0][1] == {
@@ -233,6 +237,20 @@ def test_wandb_that_does_not_start_is_a_sentence(
         "Weights & Biases does not start: No API key configured. Use `wandb login`; "
         "WANDB_MODE=offline needs neither account nor network"
     )
+
+
+@pytest.mark.parametrize("name", ["wandb", ".wandb"])
+def test_settings_of_wandb_in_the_working_directory_are_refused(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """They name the server that is sent everything: `base_url`."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "settings").write_text("[default]\nbase_url = http://evil\n")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=f"^--wandb: {tmp_path}/{name}/settings would decide where the run is sent"):
+        WandbLogger("name", {}, tmp_path / "run")
+    assert wandb.started == {}
 
 
 def test_what_is_not_installed_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from ..arch.analysis import analyze
 from ..arch.summary import render_summary
-from ..config import write_whole
+from ..files import write_atomic
 from ..report import Picture, ReportData, misclassified, render_report
 from ..train.loggers import EpochMetrics
 from ..train.metrics import Metrics, hardest
@@ -58,7 +58,7 @@ def write_report(
         samples=samples,
         pictures=_pictures(run, material, rows, metrics, images, wrong, predictions),
     )
-    write_whole(run.folder / "report.html", render_report(data))
+    write_atomic(run.folder / "report.html", render_report(data))
 
 
 def _skipped(history: list[EpochMetrics]) -> dict[str, str]:

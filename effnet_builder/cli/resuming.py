@@ -74,13 +74,13 @@ def to_be_restarted() -> bool:
 def refuse_foreign(run: Run) -> None:
     """Raise ConfigError for a directory in which no run was begun, if anything else is in it."""
     mark = Mark(f"--out {run.folder}")
-    if run.checkpoints.steps() or run.done:
-        return
     try:
         foreign = run.foreign()
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise ConfigError([Problem(f"{error.strerror or error}", mark=mark)]) from None
-    if foreign:
+    if foreign and not run.checkpoints.steps() and not run.done:  # in this order: another process may be at work
         message = f"has no checkpoint, and holds {printable(foreign[0])}, which is not of a run; nothing is overwritten"
         raise ConfigError([Problem(message, mark=mark)])
 

@@ -11,7 +11,8 @@ from ..arch.analysis import analyze
 from ..arch.resolve import resolve
 from ..arch.spec import ArchSpec
 from ..arch.summary import counts_line
-from ..config import ConfigError, Mark, Problem, node_of, printable, write_whole
+from ..config import ConfigError, Mark, Problem, node_of, printable
+from ..files import write_atomic
 from .console import echo
 
 
@@ -31,7 +32,7 @@ def save_spec(spec: ArchSpec, file: Path, description: str | None = None, given:
     plan = resolve(spec)
     header = f"# {spec.name}: {counts_line(plan, analyze(plan))}. Written by effnet_builder {__version__}.\n"
     try:
-        write_whole(file, header + spec.to_yaml())
+        write_atomic(file, header + spec.to_yaml())
     except OSError as error:
         raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
     echo(f"wrote {printable(str(file))}", err=True)

@@ -12,7 +12,8 @@ from .. import __version__
 from ..arch.candidates import Candidate, Grid, candidates
 from ..arch.spec import ArchSpec
 from ..arch.summary import align, si
-from ..config import ConfigError, Mark, Problem, write_whole
+from ..config import ConfigError, Mark, Problem
+from ..files import write_atomic
 from ..train.recipe import Recipe
 from .compose import check_arithmetic, choose, validation_accuracy
 from .console import EXIT_FAILURE, echo, fail
@@ -171,7 +172,7 @@ def _write_specs(spec: ArchSpec, grid: Grid, folder: Path, rule: str) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for file, one in files.items():
-            write_whole(file, _header(spec, one, rule) + one.spec.to_yaml())
+            write_atomic(file, _header(spec, one, rule) + one.spec.to_yaml())
     except OSError as error:
         raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,9 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import summary_data, totals_line
-from ..config import ConfigError, Mark, Node, Problem, limits, of_system, printable, write_whole
+from ..config import ConfigError, Mark, Node, Problem, limits, of_system, printable
 from ..failures import first_line, is_device_failure
+from ..files import write_atomic
 from ..models.files import load_weights
 from ..models.network import Network
 from ..train.allocator import keep_freed_memory
@@ -30,9 +30,10 @@ from ..train.data import DataError
 from ..train.engine import Diverged, fit
 from ..train.loggers import ConsoleLogger, CsvLogger, Logger, Tolerant
 from ..train.numerics import numerics
+from ..train.ownership import Busy, own_either, own_new, own_next, owning
 from ..train.processes import Processes, processes
 from ..train.recipe import Recipe, load_recipe
-from ..train.run import Run, create, create_next, owning, removed_if_empty
+from ..train.run import Run
 from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
@@ -118,17 +119,20 @@ class Session:
         return Run(Path(found[0])), found[1]
 
     def _open(self, owned: ExitStack) -> tuple[str, Stage]:
+        patience = _PATIENCE if restarted() else 0  # there may still be one that is on its way out
         if self.target is None:
-            run, new = create_next(Path("runs"), f"{self.plan.name}-{self.order.data.partition(':')[0]}"), True
-        elif self.way == "start" or (self.way == "either" and not os.path.lexists(self.target)):
-            run, new = _create(self.target), True
+            run = own_next(Path("runs"), f"{self.plan.name}-{self.order.data.partition(':')[0]}", owned)
+        elif self.way == "start":
+            with _mistakes_of(self.target):
+                run = own_new(self.target, owned)
+        elif self.way == "either":
+            refuse_foreign(Run(self.target))
+            with _mistakes_of(self.target):
+                run = own_either(self.target, owned, patience)
         else:
-            run, new = Run(self.target), False
+            run = Run(self.target)
             refuse_foreign(run)
-        if new:
-            owned.enter_context(removed_if_empty(run))
-        # Started again, there may still be one that is on its way out.
-        owned.enter_context(owning(run, _PATIENCE if restarted() else 0))
+            owned.enter_context(owning(run, patience))
         if run.done:
             return str(run.folder), "done"
         run.clean()
@@ -162,9 +166,13 @@ def go_on(
         return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, "go on", accept_changes)
 
 
-def _create(target: Path) -> Run:
+@contextmanager
+def _mistakes_of(target: Path) -> Iterator[None]:
+    """Let an OSError of the directory be the option's mistake, unless another process has it."""
     try:
-        return create(target)
+        yield
+    except Busy:
+        raise
     except OSError as error:
         reason = error.strerror if error.errno else error
         raise ConfigError([Problem(f"{reason}", mark=Mark(f"--out {target}"))]) from None
@@ -241,8 +249,8 @@ def _introduce(material: Material, device: torch.device, who: Processes) -> None
 
 def _write(run: Run, material: Material, order: Order, device: torch.device, who: Processes, resumed: bool) -> None:
     """What the run is, before its first step."""
-    write_whole(run.spec, material.plan.spec.to_yaml())
-    write_whole(run.recipe, material.recipe.to_yaml())
+    write_atomic(run.spec, material.plan.spec.to_yaml())
+    write_atomic(run.recipe, material.recipe.to_yaml())
     run.write_json("plan.json", summary_data(material.plan, analyze(material.plan)))
     written = record(order, material.dataset, device, who.count)
     if resumed:  # the first start stays on record

@@ -5,7 +5,6 @@ from .errors import ConfigError, Mark, Path, Problem, format_value, in_short, of
 from .limits import AtMost, at_most, limit, limits, parse_limits
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of
-from .writing import shared_mode, write_whole, writing
 
 __all__ = [
     "AtMost",
@@ -34,10 +33,7 @@ __all__ = [
     "parse_assignments",
     "parse_limits",
     "printable",
-    "shared_mode",
     "shipped",
     "shorten",
     "validate",
-    "write_whole",
-    "writing",
 ]

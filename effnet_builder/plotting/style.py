@@ -17,7 +17,7 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
-from ..config import write_whole
+from ..files import write_atomic
 
 ThemeName = Literal["light", "dark"]
 POINTS_PER_INCH = 72
@@ -154,7 +154,7 @@ def save(figure: Figure, path: str | os.PathLike[str]) -> None:
     suffix = target.suffix.lower()
     if suffix not in (".svg", ".png"):
         raise ValueError(f"{target}: a picture is written as .svg or .png, not as '{suffix}'")
-    write_whole(target, _drawn(figure, suffix[1:]))
+    write_atomic(target, _drawn(figure, suffix[1:]))
 
 
 def to_svg(figure: Figure) -> str:

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import open_in_place, open_regular, require_regular, same_file
 from ..tensors import tensors_header
 from .images import DataError, Shape
 
@@ -76,6 +77,7 @@ class Cached:
 def open_cache(path: Path, state: str, allow_bad: bool) -> Cached | None:
     """The cache in this file, if it is whole and was made of this state of the files; with bad ones, if allowed."""
     try:
+        require_regular(path)
         with safe_open(path, "np") as tensors:  # checks size and header
             if tensors.metadata() != {"version": VERSION, "state": state}:
                 return None
@@ -158,22 +160,20 @@ def _only_builder(path: Path, waiting: Callable[[], object]) -> Iterator[IO[byte
     """The unfinished file, locked and empty. Where it is not renamed, it is removed."""
     unfinished = _unfinished(path)
     while True:
-        with open(unfinished, "r+b", buffering=0, opener=_open_or_create) as file:
+        with open_in_place(unfinished) as file:
             _wait_for_lock(file, waiting)
-            if not _is_at(file, unfinished):
+            if not same_file(file, unfinished):
                 continue  # the other process has renamed or removed it
+            if os.fstat(file.fileno()).st_nlink > 1:
+                raise NoCache(f"{unfinished} has another name, too, and may be anybody's file")
             try:
                 file.truncate(0)
                 yield file
             finally:
                 with contextlib.suppress(OSError):
-                    if _is_at(file, unfinished):
+                    if same_file(file, unfinished):
                         unfinished.unlink()
             return
-
-
-def _open_or_create(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o666)
 
 
 def _wait_for_lock(file: IO[bytes], waiting: Callable[[], object]) -> None:
@@ -192,17 +192,10 @@ def _wait_for_lock(file: IO[bytes], waiting: Callable[[], object]) -> None:
         time.sleep(_POLL)
 
 
-def _is_at(file: IO[bytes], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
-
-
 def _remove_left_over(folder: Path) -> None:
     """Remove the unfinished files of processes that were killed: those that nobody has locked."""
     for path in folder.glob(".*.unfinished"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(file, path):
+            if same_file(file, path):
                 path.unlink()

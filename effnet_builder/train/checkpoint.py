@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..config import shorten
+from ..files import left_over, make_folder
 from ..tensors import Damaged, read_tensors, write_tensors
 
 __all__ = ["Checkpoint", "Checkpoints", "Damaged", "read", "write"]
@@ -59,13 +60,21 @@ class Checkpoints:
             raise Damaged(f"{self.path(step)}: is of step {shorten(f'{said}')}, whatever its name says")
         return found
 
+    def left_over(self) -> Iterator[Path]:
+        """Files that a killed process left half written."""
+        names = os.listdir(self.folder) if self.folder.is_dir() and not self.folder.is_symlink() else ()
+        for name in names:
+            written = name[1:].rpartition(".")[0]
+            if _NAME.fullmatch(written) and left_over(name, (written,)):
+                yield self.folder / name
+
     def save(self, step: int, checkpoint: Checkpoint, keep: Iterable[int] = ()) -> Path:
         """Write one, then remove all but the newest two and those of the steps in `keep`. Raises OSError.
 
         Also removes those of later steps, which a run has that went back, or on from an older one: they are no part of
         it any more, and one that is damaged would stay the newest.
         """
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         path = self.path(step)
         write(path, checkpoint)
         for later in self.steps():

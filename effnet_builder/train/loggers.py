@@ -13,7 +13,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ..config import of_system, write_whole
+from ..config import of_system
+from ..files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -109,8 +110,8 @@ class CsvLogger:
         self.history, self.behind = list(history), True
         names = [field.name for field in fields(EpochMetrics)]
         results, times = [name for name in names if name not in TIMES], ["epoch", *TIMES]
-        write_whole(self.folder / "metrics.csv", _table(results, self.history))
-        write_whole(self.folder / "times.csv", _table(times, self.history))
+        write_atomic(self.folder / "metrics.csv", _table(results, self.history))
+        write_atomic(self.folder / "times.csv", _table(times, self.history))
         self.behind = False
 
     def close(self) -> None:

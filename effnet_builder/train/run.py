@@ -1,38 +1,30 @@
-"""The run directory: whose it is, and what lies in it."""
+"""The run directory: its files, how one is made, and what of it may be removed."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import fcntl
 import json
 import os
-import re
 import shutil
-import socket
-import time
-import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from ..config import write_whole
+from ..files import left_over, read_regular, write_atomic
 from .checkpoint import Checkpoints
 
-_LOCK = ".lock"
-_UNFINISHED = re.compile(r"\.[\w-]+\.[a-z]+\.\w+")  # see tensors.write_tensors and config.write_whole
-_POLL = 0.2  # seconds
-# What a run has before its first checkpoint.
+LOCK = ".lock"
+# What a run has before its first checkpoint, and what it has in the end.
 _FIRST = (
-    _LOCK, "spec.yaml", "recipe.yaml", "plan.json", "run.json", "metrics.csv", "times.csv", "metrics.jsonl",
+    LOCK, "spec.yaml", "recipe.yaml", "plan.json", "run.json", "metrics.csv", "times.csv", "metrics.jsonl", "wandb.id",
     "checkpoints", "tensorboard", "wandb",
 )  # fmt: skip
-
-
-class Busy(OSError):  # noqa: N818
-    """Another process has the run."""
+_FOLDERS = ("checkpoints", "tensorboard", "wandb")
+_WRITTEN = frozenset({
+    *_FIRST, "model.safetensors", "evaluation.json", "result.json", "report.html", "curves.svg", "curves.png",
+    "confusion.svg", "misclassified.png",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,29 +59,46 @@ class Run:
         return (self.folder / "result.json").is_file()
 
     def clean(self) -> None:
-        """Remove what killed processes left half written. Only the run's owner may ask for it."""
-        for folder in (self.folder, self.checkpoints.folder):
-            for path in folder.iterdir() if folder.is_dir() else ():
-                if _UNFINISHED.fullmatch(path.name):
-                    path.unlink(missing_ok=True)
+        """Remove what killed processes left half written, and nothing else. Only the run's owner may ask for it."""
+        for path in self._left_over():
+            path.unlink(missing_ok=True)
+
+    def _left_over(self) -> Iterator[Path]:
+        names = os.listdir(self.folder) if self.folder.is_dir() else ()
+        yield from (self.folder / name for name in names if left_over(name, _WRITTEN))
+        yield from self.checkpoints.left_over()
 
     def foreign(self) -> list[str]:
         """The names in it that are not those of a run that was killed before its first checkpoint."""
         names = sorted(os.listdir(self.folder))
-        unfinished = tuple(f".{name}." for name in _FIRST)  # see config.write_whole
-        return [name for name in names if name not in _FIRST and not name.startswith(unfinished)]
+        return [name for name in names if name not in _FIRST and not left_over(name, _FIRST)]
+
+    def remove(self) -> None:
+        """Remove all that a run writes, the lock last, and the directory if nothing else is in it. Raises OSError.
+
+        Only the run's owner may ask for it: a process that waits for the lock finds either the lock or nothing.
+        """
+        self.clean()
+        for name in _WRITTEN - {LOCK}:
+            path = self.folder / name
+            if name in _FOLDERS and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        (self.folder / LOCK).unlink(missing_ok=True)
+        self.folder.rmdir()
 
     def write_json(self, name: str, value: object) -> None:
         """Write a file of the run. Raises OSError."""
         text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
         # Names of files may hold bytes that are no text; what Python makes of them is escaped as JSON escapes.
-        write_whole(self.folder / name, text.encode(errors="backslashreplace"))
+        write_atomic(self.folder / name, text.encode(errors="backslashreplace"))
 
     def read_json(self, name: str) -> Any:
         """Read a file of the run. Raises OSError where it is not there or is no JSON."""
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(read_regular(path))
         except (ValueError, RecursionError) as error:
             raise OSError(f"{path} cannot be read: {error}") from None
 
@@ -117,50 +126,3 @@ def create_next(folder: Path, name: str) -> Run:
             return create(folder / f"{name}-{number}")
         except FileExistsError:
             number += 1
-
-
-@contextmanager
-def owning(run: Run, patience: float = 0) -> Iterator[None]:
-    """Keep others out of a run until the end of the process, however it ends.
-
-    Raises Busy where another still has it after `patience` seconds.
-    """
-    path, latest = run.folder / _LOCK, time.monotonic() + patience
-    with path.open("a+", encoding="utf-8") as file:
-        while not _locked(file):
-            if time.monotonic() >= latest:
-                file.seek(0)
-                raise Busy(f"{run.folder}: another process is at work on it ({file.read().strip() or 'unknown'})")
-            time.sleep(_POLL)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        # Processes that decode images are copies of this one; they would hold the lock for as long as they outlive it.
-        held = weakref.ref(file)
-        os.register_at_fork(after_in_child=lambda: _close(held()))
-        yield  # the file stays: another process may have it open already, and would then lock one that has no name
-
-
-def _close(file: IO[str] | None) -> None:
-    if file is not None:
-        file.close()
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
-def removed_if_empty(run: Run) -> Iterator[None]:
-    """Remove the directory where the work fails before there is anything to go on from."""
-    try:
-        yield
-    except BaseException:
-        if not run.checkpoints.steps() and not run.done:
-            with contextlib.suppress(OSError):
-                shutil.rmtree(run.folder)
-        raise

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..config import ConfigError, Problem, write_whole, writing
+from ..config import ConfigError, Mark, Problem
+from ..files import make_folder, naming, open_in_place, read_regular, write_atomic
 from .loggers import EpochMetrics, StepMetrics
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class JsonlLogger:
     def go_back(self, step: int, history: Sequence[EpochMetrics]) -> None:
         """Keep what a checkpoint knows of, so many steps and epochs, so that a resumed run adds what follows.
 
-        A line that was cut short goes too. The file is rewritten whole or not at all. Raises OSError.
+        A line that was cut short goes too. The file is rewritten atomically. Raises OSError.
         """
         self.back = (step, len(history))
         self.pending = _trimmed(self.pending, *self.back)
@@ -65,13 +67,15 @@ class JsonlLogger:
     def _write(self) -> None:
         """All that is pending, after what is whole on disk: an earlier attempt may have left a part of it there."""
         if self.back is not None:
-            if self.path.exists():
-                write_whole(self.path, _trimmed(self.path.read_bytes()[: self.end], *self.back))
+            if os.path.lexists(self.path):
+                write_atomic(self.path, _trimmed(read_regular(self.path)[: self.end], *self.back))
             self.back = self.end = None
         if not self.pending:
             return
-        with writing(self.path), self.path.open("ab") as file:
-            self.end = min(file.tell(), file.tell() if self.end is None else self.end)
+        with naming(self.path), open_in_place(self.path) as file:
+            size = file.seek(0, os.SEEK_END)
+            self.end = min(size, size if self.end is None else self.end)
+            file.seek(self.end)
             file.truncate(self.end)
             file.write(self.pending)
         self.end += len(self.pending)
@@ -107,7 +111,12 @@ class TensorBoardLogger:
             from torch.utils.tensorboard import SummaryWriter
         except ModuleNotFoundError as error:
             raise _missing(error, "tensorboard") from None
-        self.open: Callable[[int | None], SummaryWriter] = lambda step: SummaryWriter(str(folder), purge_step=step)
+
+        def start(step: int | None) -> SummaryWriter:
+            make_folder(folder)
+            return SummaryWriter(str(folder), purge_step=step)
+
+        self.open: Callable[[int | None], SummaryWriter] = start
         self.writer: SummaryWriter | None = None
 
     def tick(self, step: int, steps: int) -> None:
@@ -158,14 +167,20 @@ class WandbLogger:
         except ModuleNotFoundError as error:
             raise _missing(error, "wandb") from None
         file = folder / "wandb.id"
-        known = file.read_text(encoding="utf-8") if file.exists() else None
+        known = read_regular(file).decode() if file.exists() else None
+        _refuse_settings_of(Path.cwd())
+        make_folder(folder / "wandb")
+        # Otherwise it runs git in the working directory, whose configuration may be anybody's, and uploads the code.
+        settings = wandb.Settings(disable_git=True, disable_code=True, save_code=False)
         try:
-            self.run: Any = wandb.init(name=name, config=dict(config), dir=str(folder), id=known, resume="allow")
+            self.run: Any = wandb.init(
+                name=name, config=dict(config), dir=str(folder), id=known, resume="allow", settings=settings
+            )
         except wandb.Error as error:
             reason = " ".join(str(error).split()).rstrip(".")
             message = f"Weights & Biases does not start: {reason}; WANDB_MODE=offline needs neither account nor network"
             raise ConfigError([Problem(message)]) from None
-        write_whole(file, str(self.run.id))
+        write_atomic(file, str(self.run.id))
 
     def tick(self, step: int, steps: int) -> None:
         """Nothing is sent for a step that is not reported."""
@@ -184,6 +199,14 @@ class WandbLogger:
     def close(self) -> None:
         """Write, and send, what is left."""
         self.run.finish()
+
+
+def _refuse_settings_of(folder: Path) -> None:
+    """Raise ConfigError for settings that W&B would read here: in a folder of somebody else they say whom it talks to."""
+    for file in (folder / "wandb" / "settings", folder / ".wandb" / "settings"):
+        if os.path.lexists(file):
+            message = f"{file} would decide where the run is sent; settings of yours belong into ~/.config/wandb"
+            raise ConfigError([Problem(message, mark=Mark("--wandb"))])
 
 
 def _step_scalars(metrics: StepMetrics) -> dict[str, float]:

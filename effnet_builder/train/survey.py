@@ -15,7 +15,8 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from ..config import ConfigError, Mark, Problem, write_whole
+from ..config import ConfigError, Mark, Problem
+from ..files import write_atomic
 from .ahead import ahead
 from .cache import Write
 from .encoded import Encoded, Listing, decode, short_side, why
@@ -139,7 +140,7 @@ def remember(path: Path, state: str, survey: Survey) -> None:
     """Keep the survey for the next start, where there is a place for it: then nothing is decoded to look."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps({"state": state} | vars(survey)))
+        write_atomic(path, json.dumps({"state": state} | vars(survey)))
 
 
 def _in_pieces(files: Encoded, work: Callable[[range], Result], wanted: Wanted, what: str) -> list[Result]:

@@ -128,7 +128,7 @@ def test_a_report_that_cannot_be_written_costs_nothing_else(
 
 
 CALLS = [
-    ("os:fsync", "ENOSPC"), ("os:replace", "EDQUOT"), ("os:open", "EIO"), ("tempfile:mkstemp", "EROFS"),
+    ("os:fsync", "ENOSPC"), ("os:replace", "EDQUOT"), ("os:open", "EIO"), ("os:urandom", "EROFS"),
     ("os:listdir", "ESTALE"), ("io:open", "EACCES"),
 ]  # fmt: skip
 

@@ -21,19 +21,19 @@ from effnet_builder.train.run import Run
 # Where a process can be killed, as the callers know it, and about how often a run calls it.
 AIMS: dict[str, tuple[str, int]] = {
     "checkpoint write": ("effnet_builder.tensors:tensors_header", 10),
-    "folder of checkpoints": ("effnet_builder.tensors:_flush", 10),
+    "temporary file": ("os:urandom", 25),
     "flush": ("os:fsync", 30),
     "rename": ("os:replace", 25),
     "old checkpoint removed": ("pathlib:Path.unlink", 15),
     "log append": ("effnet_builder.train.sinks:JsonlLogger._append", 24),
-    "table": ("effnet_builder.train.loggers:write_whole", 8),
+    "table": ("effnet_builder.train.loggers:write_atomic", 8),
     "average update": ("torch:_foreach_lerp_", 21),
     "optimizer step": ("torch.optim:SGD.step", 21),
     "evaluation": ("effnet_builder.train.predictions:predict_batch", 20),
     "cache build": ("effnet_builder.train.cache:_write_all", 6),
     "test": ("effnet_builder.cli.finish:measure", 2),
     "weights": ("effnet_builder.cli.finish:write_weights", 1),
-    "result": ("effnet_builder.train.run:write_whole", 4),
+    "result": ("effnet_builder.train.run:write_atomic", 4),
 }
 STORAGES = ("memory", "cache", "stream")
 

@@ -207,11 +207,14 @@ def test_tensorboard_that_cannot_write_stops_nothing(
     place: Place, undisturbed: dict[str, object], small_disk: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    run_events = small_disk / "events"
-    run_events.mkdir()
-    link = f"DO import os; os.symlink({str(run_events)!r}, {str(run / 'tensorboard')!r})"
-    faults = Fault("effnet_builder.cli.session:_write", 1, link), Fault(STEP, 3, fill(small_disk))
-    ended = command([*place.start(run), "--tensorboard"], tmp_path, *faults)
+    events = run / "tensorboard"
+    bind = ["mount", "--bind", str(small_disk), str(events)]
+    mount = f"DO import os, subprocess; os.mkdir({str(events)!r}); subprocess.run({bind!r}, check=True)"
+    faults = Fault("effnet_builder.cli.session:_write", 1, mount), Fault(STEP, 3, fill(small_disk))
+    try:
+        ended = command([*place.start(run), "--tensorboard"], tmp_path, *faults)
+    finally:
+        subprocess.run(["umount", "-l", events], check=True)
     assert ended.code == 0, ended.said()
     assert "No space left on device; the training goes on" in ended.err
     assert "Traceback" not in ended.said()

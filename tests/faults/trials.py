@@ -24,7 +24,7 @@ AIMS: dict[str, tuple[str, int]] = {
     "temporary file": ("os:urandom", 25),
     "flush": ("os:fsync", 30),
     "rename": ("os:replace", 25),
-    "old checkpoint removed": ("pathlib:Path.unlink", 15),
+    "old checkpoint removed": ("pathlib:Path.unlink", 6),
     "log append": ("effnet_builder.train.sinks:JsonlLogger._append", 24),
     "table": ("effnet_builder.train.loggers:write_atomic", 8),
     "average update": ("torch:_foreach_lerp_", 21),

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 import trials
 from harness import Place, command, make_place
+from races import race
 from trials import Bench, make_bench
 
 Trial = Callable[[Bench, Path, int], int]
@@ -57,6 +58,13 @@ def corruptions(bench: Bench, folder: Path, seed: int) -> int:
     return sum(kind is not None for kind in found)
 
 
+def races(bench: Bench, folder: Path, seed: int) -> int:
+    """A hundred starts of two processes in one directory."""
+    OUTCOMES.update(race(folder, seed, 100))
+    return 100
+
+
+OUTCOMES: Counter[str] = Counter()
 FINISHED: list[Path] = []
 FIGURES: list[str] = []
 TORN: Counter[bool] = Counter()
@@ -68,6 +76,7 @@ TRIALS: dict[str, tuple[Trial, int, str]] = {
     "evaluations": (evaluations, 100, "kill -9 of eval-arch"),
     "signals": (trials.signal_at_random_times, 100, "SIGTERM and SIGINT at random times, four of ten a second time"),
     "writes": (writes, 1000, "kill -9 of a process that does nothing but write checkpoints"),
+    "races": (races, 100, "two processes that start in one new directory at once, a hundred times each"),
     "corruptions": (corruptions, 105, "checkpoints harmed: bits, pages, length, header, a pickle in their place"),
 }
 
@@ -130,6 +139,8 @@ def main() -> None:
             )
         if TORN:
             print(f"of the writes that were killed, {TORN[True]:,} left a file half written")
+        if OUTCOMES:
+            print(f"of the races: {', '.join(f'{outcome} {count:,}' for outcome, count in sorted(OUTCOMES.items()))}")
         if KINDS:
             print(f"corruptions: {', '.join(f'{kind} {count:,}' for kind, count in KINDS.most_common())}")
     raise SystemExit(1 if failed else 0)

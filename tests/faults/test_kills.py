@@ -43,7 +43,9 @@ def test_killed_while_writing_checkpoints(tmp_path: Path) -> None:
 def test_killed_between_a_checkpoint_and_the_removal_of_old_ones(bench: Bench, tmp_path: Path) -> None:
     """The run has nothing left to save: what the last save would have removed goes when it goes on."""
     run = tmp_path / "run"
-    last = Fault("effnet_builder.train.checkpoint:write_tensors", 9, "SIGKILL", late=True)  # of step 21, after 0, 4, 7, 8, ...
+    last = Fault(
+        "effnet_builder.train.checkpoint:write_tensors", 9, "SIGKILL", late=True
+    )  # of step 21, after 0, 4, 7, 8, ...
     assert command(bench.place.start(run), tmp_path, last).code == -9
     assert Run(run).checkpoints.steps() == [21, 20, 16, 7]
     assert command(["--resume", run], tmp_path).code == 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from harness import Command, Fault, Place, command, differences
+from races import race
 
 STEP = "effnet_builder.train.engine:train_step"
 
@@ -35,6 +36,12 @@ def test_a_run_that_is_at_work_cannot_be_resumed(place: Place, undisturbed: dict
     assert second.err.startswith(f"{run}: another process is at work on it (process {first.process.pid} on ")
     assert first.end().code == 0
     assert not differences(run, undisturbed)
+
+
+def test_of_two_that_start_at_once_exactly_one_owns_the_directory(tmp_path: Path) -> None:
+    outcomes = race(tmp_path, seed=0, count=300)
+    assert outcomes.total() == 300
+    assert outcomes["alone"] > 150
 
 
 @pytest.mark.parametrize("killed", [False, True])

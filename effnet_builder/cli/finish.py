@@ -25,7 +25,8 @@ from ..train.state import State
 from ..train.stopping import StopRequest
 from .compose import Material
 from .console import echo
-from .order import Order, environment
+from .environment import environment
+from .order import Order
 from .reporting import write_report
 
 

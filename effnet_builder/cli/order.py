@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
-from .. import __version__
 from ..config import ConfigError, Mark, Problem
+from ..files import read_regular
+from .environment import commit_of, environment
 
 if TYPE_CHECKING:
     import torch
@@ -52,6 +52,13 @@ class Order:
         changes = {name: value for name, value in given.items() if value is not None}
         return replace(self, **changes | {"limits": self.limits | changes.get("limits", {})})
 
+    def anchored(self) -> Order:
+        """With absolute paths, which mean the same from any working directory."""
+        from ..train.sources import anchored
+
+        teacher = None if self.teacher is None else os.path.abspath(os.path.expanduser(self.teacher))
+        return replace(self, data=anchored(self.data), teacher=teacher)
+
 
 def record(order: Order, dataset: Dataset, device: torch.device, processes: int) -> dict[str, Any]:
     """What `run.json` holds: the order, the data, and what the last bit of a result may depend on."""
@@ -65,7 +72,8 @@ def record(order: Order, dataset: Dataset, device: torch.device, processes: int)
         },
         "environment": environment(device, processes),
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "git": git_state(),
+        "directory": os.getcwd(),
+        "git": {"commit": commit_of(Path.cwd())},
     }
 
 
@@ -74,6 +82,7 @@ class _Data(TypedDict):
 
 
 class _Environment(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     threads: Annotated[int, Field(ge=1, le=4096)]
 
 
@@ -90,7 +99,7 @@ class Recorded:
 def recorded(run: Run) -> Recorded:
     """The `run.json` of a run. Raises ConfigError where it is none."""
     try:
-        return TypeAdapter(Recorded).validate_python(json.loads((run.folder / "run.json").read_bytes()))
+        return TypeAdapter(Recorded).validate_python(json.loads(read_regular(run.folder / "run.json")))
     except OSError as error:
         reason = error.strerror or str(error)
     except ValidationError as error:
@@ -99,31 +108,3 @@ def recorded(run: Run) -> Recorded:
     except (ValueError, RecursionError) as error:
         reason = f"{error}"
     raise ConfigError([Problem(f"its run.json cannot be read: {reason}", mark=Mark(str(run.folder)))])
-
-
-def environment(device: torch.device, processes: int) -> dict[str, Any]:
-    """Versions, device and threads."""
-    import torch
-
-    return {
-        "effnet_builder": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
-        "threads": torch.get_num_threads(),
-        "processes": processes,
-    }
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit of the working directory, and whether files differ from it; None outside a repository."""
-    try:
-        commit = _git("rev-parse", "HEAD")
-        return {"commit": commit, "changed": bool(_git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -18,7 +18,6 @@ from ..train.predictions import Predictions
 from ..train.run import Run
 from .compose import Material
 from .console import echo
-from .order import git_state
 
 _SAMPLES = 24
 
@@ -48,7 +47,7 @@ def write_report(
         summary=render_summary(plan, analysis),
         spec=plan.spec.to_yaml(),
         recipe=material.recipe.to_yaml(),
-        environment=written["environment"] | _git() | {"data": dataset.fingerprint},
+        environment=written["environment"] | _git(written) | {"data": dataset.fingerprint},
         commands={
             "evaluate": f"eval-arch {run.folder}",
             "predict": f"predict-arch {run.folder} IMAGE",
@@ -71,9 +70,9 @@ def _skipped(history: list[EpochMetrics]) -> dict[str, str]:
     return {"skipped steps": f"{', '.join(found)}: loss or gradient no finite number"} if found else {}
 
 
-def _git() -> dict[str, str]:
-    state = git_state()
-    return {} if state is None else {"git": state["commit"] + (", changed" if state["changed"] else "")}
+def _git(written: dict[str, Any]) -> dict[str, str]:
+    commit = (written.get("git") or {}).get("commit")
+    return {} if commit is None else {"git": commit}
 
 
 def _pictures(

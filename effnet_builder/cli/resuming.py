@@ -12,11 +12,13 @@ import torch
 
 from ..config import ConfigError, Mark, Problem, printable
 from ..train.batches import steps_per_epoch
+from ..train.processes import Processes
 from ..train.run import Run
 from ..train.saving import NothingKept, RunSaver
 from ..train.state import State
 from .compose import Material
 from .console import echo
+from .environment import environment, environment_changes
 from .order import recorded
 
 
@@ -85,9 +87,14 @@ def refuse_foreign(run: Run) -> None:
         raise ConfigError([Problem(message, mark=mark)])
 
 
-def as_before(run: Run) -> None:
-    """The number of threads that the run was started with: with another one, sums differ in their last bits."""
-    threads = recorded(run).environment["threads"]
+def as_before(run: Run, device: torch.device, processes: Processes) -> None:
+    """Take the number of threads that the run was started with, and say what else may change the last bits of sums."""
+    before = recorded(run).environment
+    changes = environment_changes(before, environment(device, processes.count))
+    if changes:
+        what = "the last bits may differ from those of a run that was not interrupted"
+        echo(f"{what}: {', '.join(changes)}", err=True)
+    threads = before["threads"]
     if threads != torch.get_num_threads():
         echo(f"on {threads} threads, as the run was started, not {torch.get_num_threads()}", err=True)
         torch.set_num_threads(threads)

@@ -141,14 +141,14 @@ class Session:
 
 def start(plan: Plan, recipe: Recipe, order: Order, source: str, target: Path | None) -> Session:
     """A new run."""
-    return Session(plan, recipe, order, source, target)
+    return Session(plan, recipe, order.anchored(), source, target)
 
 
 def start_or_go_on(
     plan: Plan, recipe: Recipe, order: Order, source: str, target: Path, accept_changes: bool
 ) -> Session:
     """The run in a directory, where it was begun and has a checkpoint; else a new run there."""
-    return Session(plan, recipe, order, source, target, "either", accept_changes)
+    return Session(plan, recipe, order.anchored(), source, target, "either", accept_changes)
 
 
 def go_on(
@@ -160,7 +160,7 @@ def go_on(
         raise ConfigError([Problem("is no run directory: it has no recipe.yaml", mark=mark)])
     if run.done and not restarted():
         raise ConfigError([Problem("is done; its weights are in model.safetensors", mark=mark)])
-    order = recorded(run).order.vary(options)
+    order = recorded(run).order.vary(options).anchored()
     with limits(**order.limits):
         plan = resolve(load_spec(run.spec))
         return Session(plan, load_recipe(recipe or run.recipe, changes), order, None, target, "go on", accept_changes)
@@ -185,7 +185,7 @@ def _train(
     if device.type == "cpu":
         keep_freed_memory()
     if begun:
-        as_before(run)
+        as_before(run, device, who)
     check_arithmetic(session.recipe, device)
     with numerics(session.recipe, device):
         model, material, teacher = _prepare(session, device, who, fit_batch, begun)

@@ -202,7 +202,7 @@ class WandbLogger:
 
 
 def _refuse_settings_of(folder: Path) -> None:
-    """Raise ConfigError for settings that W&B would read here: in a folder of somebody else they say whom it talks to."""
+    """Raise ConfigError for settings that W&B would read here: in an untrusted folder they say whom it talks to."""
     for file in (folder / "wandb" / "settings", folder / ".wandb" / "settings"):
         if os.path.lexists(file):
             message = f"{file} would decide where the run is sent; settings of yours belong into ~/.config/wandb"

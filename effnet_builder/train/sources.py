@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ class Source:
     required: bool = False
     encoded: bool = False  # of files that are decoded, which may lie anywhere; the others are kept in memory
 
+    @property
+    def of_path(self) -> bool:
+        """Whether what stands behind the colon is a path."""
+        return self.argument.startswith("DIR")
+
     def written(self, name: str) -> str:
         """`digits`, `folder:DIR`, `cifar10[:DIR]`."""
         if not self.argument:
@@ -52,6 +58,16 @@ def read_source(source: str, wanted: Wanted) -> Dataset:
         allowed = ", ".join(name for name, known in SOURCES.items() if known.encoded)
         raise wanted.refuse(f"storage {wanted.storage.value} is for {allowed}; {name} is kept in memory")
     return found.read(argument, wanted)
+
+
+def anchored(source: str) -> str:
+    """`folder:/home/me/photos` for `folder:photos`: the same source from any working directory."""
+    name, _, argument = source.partition(":")
+    found = SOURCES.get(name)
+    if found is None or not found.of_path or not argument or "://" in argument:
+        return source
+    path = os.path.expanduser(argument)
+    return source if path.startswith("~") else f"{name}:{os.path.abspath(path)}"
 
 
 def _digits(_: str, wanted: Wanted) -> Dataset:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .config import in_short, shared_mode, writing
+from .files import open_regular
 
 _DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
@@ -57,6 +58,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors of a file by name, and its metadata. Raises Damaged; a file without a digest is taken as it is."""
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, "pt") as opened:  # once: another process may replace the file meanwhile
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (it is no mapping)
             metadata = dict(opened.metadata() or {})

@@ -25,6 +25,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..files import open_regular
 from ..tensors import tensors_header
 from .images import DataError, Shape
 
@@ -76,6 +77,7 @@ class Cached:
 def open_cache(path: Path, state: str, allow_bad: bool) -> Cached | None:
     """The cache in this file, if it is whole and was made of this state of the files; with bad ones, if allowed."""
     try:
+        open_regular(path).close()  # safetensors would wait for a pipe
         with safe_open(path, "np") as tensors:  # checks size and header
             if tensors.metadata() != {"version": VERSION, "state": state}:
                 return None
@@ -83,7 +85,7 @@ def open_cache(path: Path, state: str, allow_bad: bool) -> Cached | None:
             sums, bad = tensors.get_tensor("crc32"), tensors.get_tensor("bad").astype(bool)
         if bad.any() and not allow_bad:
             return None
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError, SafetensorError):
         return None
     start = 8 + int.from_bytes(os.pread(file, 8, 0), "little")
@@ -202,7 +204,7 @@ def _is_at(file: IO[bytes], path: Path) -> bool:
 def _remove_left_over(folder: Path) -> None:
     """Remove the unfinished files of processes that were killed: those that nobody has locked."""
     for path in folder.glob(".*.unfinished"):
-        with contextlib.suppress(OSError), path.open("rb") as file:
+        with contextlib.suppress(OSError), open_regular(path) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(file, path):
                 path.unlink()

@@ -61,6 +61,7 @@ END = bytes(2 * BLOCK)
             st.binary(max_size=1500),
             st.sampled_from(["", "x" * 100, "ä" * 60]),
         ),
+        min_size=1,
         max_size=6,
     ),
     st.sampled_from(FORMATS),
@@ -106,6 +107,7 @@ def test_a_header_that_lies_is_refused(change: Callable[[bytes], bytes], message
         (pax(b"99 path=a\n"), "a damaged pax header"),
         (pax(b"0 path=a\n"), "a damaged pax header"),
         (pax(b"path\n"), "a damaged pax header"),
+        (pax(b"13 comment=a\n", b"no length" * 9), "a damaged pax header"),  # once an endless loop
         (pax(b"8 path=\n"), "a member without a name"),
         (pax(b"10 path=b\n") * 2, "is set twice"),
         (pax(b"10 size=0\n", kind=tarfile.XGLTYPE), "a global pax header sets"),

@@ -178,8 +178,10 @@ def _pax_records(content: bytes) -> dict[bytes, bytes]:
     start, stop = 0, len(content.rstrip(b"\0"))
     while start < stop:
         space = content.find(b" ", start, start + 20)
-        length = content[start:space] if space > 0 else b""
-        end = start + int(length) if _DECIMAL.fullmatch(length) else start
+        length = content[start:space] if space > start else b""
+        if not _DECIMAL.fullmatch(length):
+            raise TarError("a damaged pax header")
+        end = start + int(length)
         equals = content.find(b"=", space + 1, end)
         if not space + 1 < equals < end <= len(content) or content[end - 1] != ord("\n"):
             raise TarError("a damaged pax header")

@@ -616,7 +616,7 @@ def tar(rng: Random, image: bytes) -> bytes:
             case 9:
                 data[place:place] = data[place : place + 512 * rng.choice((1, 2, 40))]
             case 10:
-                data[place + rng.randrange(512)] ^= 1 << rng.randrange(8)
+                data[rng.randrange(place, min(place + 512, len(data)))] ^= 1 << rng.randrange(8)
                 continue  # with a wrong sum
             case _:
                 del data[rng.randrange(len(data)) :]

@@ -19,8 +19,8 @@ MOST_HEADERS = 16  # of such records before one member
 
 _NUMBERS = ((100, 108), (108, 116), (116, 124), (124, 136), (136, 148), (329, 337), (337, 345))
 _SIZE, _CHECKSUM = (124, 136), (148, 156)
-_FILES, _FOLDER = b"\x0007", b"5"
-_WITHOUT_CONTENT = b"123456"  # links, devices, folders, pipes
+_FOLDER = b"5"
+_WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
 _LONG_NAME, _LONG_LINK, _SPARSE = b"L", b"K", b"S"
 _PAX, _GLOBAL = (b"x", b"X"), b"g"
 _GNU = (_LONG_NAME, _LONG_LINK, _SPARSE)
@@ -207,16 +207,14 @@ def _member(header: bytes, start: int, changes: _Changes) -> tuple[Member, int]:
     kind = header[156:157]
     name, prefix = (header[slice(*place)].partition(b"\0")[0] for place in ((0, 100), (345, 500)))
     folder = kind == _FOLDER or (kind == b"\0" and name.endswith(b"/"))
-    if folder:
-        name = name.rstrip(b"/")
+    name = name.rstrip(b"/") if folder else name
     if prefix and kind not in _GNU:
         name = prefix + b"/" + name
     if changes.name is not None:
         name = changes.name.rstrip(b"/") if changes.from_pax else changes.name
     if folder:
         name = name.removesuffix(b"/") if changes.name is not None and not changes.from_pax else name.rstrip(b"/")
-    size = _size(header)  # checked also where pax has another
-    size = size if changes.size is None else changes.size
+    size = changes.size if changes.size is not None and _size(header) >= 0 else _size(header)
     plain = kind in (b"0", b"\0", b"7") and not folder and not changes.sparse
-    content = 0 if kind in (b"1", b"2", b"3", b"4", b"5", b"6") or folder else _padded(size)
+    content = 0 if kind in _WITHOUT_CONTENT or folder else _padded(size)
     return Member(os.fsdecode(name), start, size, plain, folder), start + content

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO
@@ -19,7 +20,13 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\w+")
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _IN_PLACE = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
+_WAITS_NOT = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
 _AnyPath = str | os.PathLike[str]
+
+
+class NotRegularError(OSError):
+    """A pipe, a socket or a device lies in the place of a file."""
 
 
 def write_atomic(path: _AnyPath, content: str | bytes) -> None:
@@ -74,20 +81,36 @@ def open_in_place(path: _AnyPath, *, create: bool = True) -> IO[bytes]:
             if error.errno == errno.ELOOP:
                 raise OSError(errno.ELOOP, "is a link, and nothing is written through links") from None
             raise
-        return open(_regular(handle), "r+b")
+        try:
+            _check(os.fstat(handle), path)
+            return open(handle, "r+b")
+        except OSError:
+            os.close(handle)
+            raise
 
 
-def open_regular(path: _AnyPath) -> IO[bytes]:
-    """Open a file to be read, unbuffered. Raises OSError, at once also for a pipe, which `open` would wait for."""
-    with naming(path):
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        return open(_regular(handle), "rb", buffering=0)
+def open_regular(path: _AnyPath, buffering: int = -1) -> IO[bytes]:
+    """Open a regular file for reading. Raises OSError if it is anything else, such as a pipe or a device.
+
+    A pipe is not waited for. A device is not even opened, unless it takes the place of a file at that very moment.
+    """
+    _check(os.stat(path), path)
+    file = open(path, "rb", buffering, opener=lambda name, flags: os.open(name, flags | _WAITS_NOT))  # noqa: SIM115
+    try:
+        _check(os.fstat(file.fileno()), path)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
-def read_regular(path: _AnyPath) -> bytes:
-    """Return what is in a file. Raises OSError, at once also for a pipe or a device."""
+def read_regular(path: _AnyPath, most: int = sys.maxsize - 1) -> bytes:
+    """Read a regular file of at most `most` bytes. Raises OSError."""
     with open_regular(path) as file:
-        return file.read()
+        content = file.read() if most >= sys.maxsize - 1 else file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"expected at most {most:,} bytes", os.fspath(path))
+    return content
 
 
 def require_regular(path: _AnyPath) -> None:
@@ -124,9 +147,8 @@ def naming(path: _AnyPath) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from None
 
 
-def _regular(handle: int) -> int:
-    """Return the handle of a regular file; close that of anything else and raise OSError."""
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "is not a regular file")
-    return handle
+def _check(found: os.stat_result, path: _AnyPath) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "expected a regular file", os.fspath(path))
+    if not stat.S_ISREG(found.st_mode):
+        raise NotRegularError(errno.EINVAL, "expected a regular file", os.fspath(path))

@@ -27,7 +27,7 @@ from effnet_builder.config import limit, limits, load_document, override, parse_
 from effnet_builder.config.errors import Mark
 from effnet_builder.config.reading import node_of
 from effnet_builder.models.files import load_weights, read_weights, write_weights
-from effnet_builder.tensors import write_tensors
+from effnet_builder.tensors import read_tensors, write_tensors
 from effnet_builder.train.checkpoint import Checkpoints, Damaged
 
 TINY = """name: tiny
@@ -375,6 +375,86 @@ def test_weights_for_a_network_that_computes_something_else_are_told(
     with pytest.warns(WeightsWarning) as found:
         load_weights(other, tmp_path / "w.safetensors")
     assert any(f"w.safetensors was written for {said}" in str(warning.message) for warning in found)
+
+
+# Data
+
+
+def data_refusal(source: str) -> str:
+    from effnet_builder.train.data import load_dataset
+
+    with pytest.raises(ConfigError) as error:
+        load_dataset(source, channels=3, size=32, progress=lambda items, *_: items)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_member_of_negative_size_is_refused(tmp_path: Path) -> None:
+    from test_tar import END, header, signed
+    from test_webdataset import make_shards
+
+    shard = make_shards(tmp_path) / "train-1.tar"
+    end = shard.read_bytes().rindex(b"000005.cls") + 1024
+    negative = signed(header("x.txt"), (124, b"\xff" * 10 + b"\xfe\0"))  # tarfile may loop for ever: CVE-2025-8194
+    shard.write_bytes(shard.read_bytes()[:end] + negative + END)
+    assert "train-1.tar cannot be read: a member of -512 bytes" in data_refusal(f"webdataset:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe"])
+@pytest.mark.parametrize("name", ["train-0.tar", "test-0.tar", "classes.txt"])
+def test_what_is_not_a_file_is_not_waited_for_in_shards(tmp_path: Path, name: str, kind: str) -> None:
+    from test_webdataset import make_shards
+
+    _put(make_shards(tmp_path / "shards") / name, kind)
+    said = data_refusal(f"webdataset:{tmp_path / 'shards'}")
+    assert name in said
+    assert "expected a regular file" in said or "there is no file" in said
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link to a pipe", "socket"])
+def test_what_is_not_a_file_is_not_waited_for_in_folders(tmp_path: Path, kind: str) -> None:
+    from folders import make_folder
+
+    root = make_folder(tmp_path / "pets")
+    image = next((root / "train").rglob("*.png"))
+    _put(image, kind)
+    assert f"{image}: not a readable image: not a regular file" in data_refusal(f"folder:{root}")
+
+
+def test_a_list_of_classes_is_bounded(tmp_path: Path) -> None:
+    from test_webdataset import make_shards
+
+    with (make_shards(tmp_path) / "classes.txt").open("wb") as file:
+        file.truncate(2**40)
+    assert "classes.txt cannot be read: expected at most 16,777,216 bytes" in data_refusal(f"webdataset:{tmp_path}")
+
+
+def test_pipes_in_the_place_of_a_cache_are_not_waited_for(tmp_path: Path) -> None:
+    from effnet_builder.train.cache import open_cache
+    from effnet_builder.train.survey import recall
+
+    os.mkfifo(tmp_path / "cache")
+    assert open_cache(tmp_path / "cache", "state", False) is None
+    assert recall(tmp_path / "cache", "state") is None
+    with pytest.raises(Damaged, match="expected a regular file"):
+        read_tensors(tmp_path / "cache")
+
+
+def _put(path: Path, kind: str) -> None:
+    """Something that is not a file in the place of one."""
+    import socket
+
+    path.unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    else:
+        os.mkfifo(path.parent.parent / "pipe")
+        path.symlink_to(path.parent.parent / "pipe")
 
 
 # Runs

@@ -561,3 +561,99 @@ def test_data_larger_than_memory_are_refused_before_they_are_read(
         assert message in refused(source)
     assert "need 1.2 GB of memory, 0.0 are free" in refused("cifar10", channels=10)
     assert "need 0.4 GB" in refused("cifar10", channels=1)  # red, green and blue are read, whatever is wanted
+
+
+# Files that are not what they are called
+
+
+def test_the_old_layout_of_mnist_is_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist("MNIST", tmp_path, monkeypatch)
+    expected = load(f"mnist:{tmp_path}", channels=1).train.read()
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save(([1, 2], [3]), tmp_path / "MNIST" / "processed" / name)
+    assert torch.equal(load(f"mnist:{tmp_path}", channels=1).train.read(), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is not an idx file of bytes with 3 dimensions"),
+        (idx(np.zeros(TRAIN, np.uint8)), "is not an idx file of bytes with 3 dimensions"),
+        (b"\0\0\x0d" + idx(np.zeros((TRAIN, 2, 2), np.uint8))[3:], "is not an idx file of bytes with 3 dimensions"),
+        (idx(np.zeros((TRAIN, 2, 2), np.uint8)) + b"x", "has 137 bytes; its header says 136"),
+        (b"\0\0\x08\x03" + b"\xff" * 12 + b"x", "has 17 bytes; its header says 79,228,162,458,924,105,385,300,197,391"),
+        (idx(np.zeros((TRAIN, 0, 2), np.uint8)), "is empty: 30 x 0 x 2"),
+    ],
+)
+def test_idx_files_that_lie_are_one_line_with_their_name(
+    content: bytes, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist("MNIST", tmp_path, monkeypatch)
+    (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
+    assert f"train-images-idx3-ubyte {message}" in refused(f"mnist:{tmp_path}")
+
+
+def test_images_of_any_size_in_idx_files_are_those_of_torchvision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist("MNIST", tmp_path, monkeypatch)
+    for part, count in (("train", TRAIN), ("t10k", TEST)):
+        images = np.random.default_rng(9).integers(0, 256, (count, 28, 14), np.uint8)
+        (tmp_path / "MNIST" / "raw" / f"{part}-images-idx3-ubyte").write_bytes(idx(images))
+    data = load(f"mnist:{tmp_path}", channels=1)
+    for train, part in ((True, data.train), (False, data.test)):
+        expected = datasets.MNIST(tmp_path, train=train)
+        assert torch.equal(part.read()[:, 0], expected.data)
+        assert torch.equal(part.labels, expected.targets)
+
+
+def test_memory_is_checked_against_the_headers_of_idx_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mnist("MNIST", tmp_path, monkeypatch)
+    monkeypatch.setattr("effnet_builder.train.data.free_memory", lambda: 1_000_000)
+    assert len(load(f"mnist:{tmp_path}").train) == TRAIN
+    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    with images.open("wb") as file:  # a file with holes: its pixels are never read
+        file.write(bytes([0, 0, 8, 3]) + b"".join(size.to_bytes(4, "big") for size in (TRAIN, 4000, 4000)))
+        file.truncate(16 + TRAIN * 4000 * 4000)
+    assert "40 images of 4,000 px need 2.9 GB of memory, 0.0 are free" in refused(f"mnist:{tmp_path}")
+
+
+class _Touch:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.system, ("touch canary",)
+
+
+def test_a_pickle_of_cifar_names_arrays_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_cifar10(tmp_path, monkeypatch)
+    (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps({"data": _Touch()}))
+    tables_of_cifar(datasets.CIFAR10, tmp_path, monkeypatch)  # even with the right sum
+    assert "it names posix.system" in refused(f"cifar10:{tmp_path}")
+    assert not Path("canary").exists()
+
+
+def test_bytes_that_were_swapped_after_the_check_are_not_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cifar10(tmp_path, monkeypatch)
+    write_svhn(tmp_path, monkeypatch)
+
+    def swap(*_: object) -> bool:
+        (tmp_path / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps({"data": _Touch()}))
+        (tmp_path / "train_32x32.mat").write_bytes(b"other")
+        return False
+
+    monkeypatch.setattr("effnet_builder.train.published.fetch_missing", swap)
+    assert "data_batch_1 does not have the md5" in refused(f"cifar10:{tmp_path}")
+    assert "train_32x32.mat does not have the md5" in refused(f"svhn:{tmp_path}")
+
+
+def test_a_pipe_in_the_place_of_a_data_file_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for write, _ in PUBLISHED.values():
+        write(tmp_path, monkeypatch)
+    for source, name in (("cifar10", "cifar-10-batches-py/test_batch"), ("svhn", "test_32x32.mat"),
+                         ("mnist", "MNIST/raw/t10k-labels-idx1-ubyte")):  # fmt: skip
+        (tmp_path / name).unlink()
+        os.mkfifo(tmp_path / name)
+        assert "or not whole" in refused(f"{source}:{tmp_path}")

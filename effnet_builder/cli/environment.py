@@ -50,7 +50,7 @@ def environment(device: torch.device, processes: int) -> dict[str, str | int]:
         "processes": processes,
     }
     if device.type == "cuda":
-        found |= {"cuda": str(torch.version.cuda), "cudnn": torch.backends.cudnn.version() or "none"}
+        found |= {"cuda": str(torch.version.cuda), "cudnn": torch.backends.cudnn.version() or "none"}  # type: ignore[no-untyped-call]
     return found | {name: os.environ[name] for name in SWITCHES if name in os.environ}
 
 
@@ -116,7 +116,7 @@ def _text(file: Path, most: int) -> str:
 
 def _version(package: str) -> str:
     try:
-        return str(version(package))  # type: ignore[no-untyped-call]
+        return version(package)
     except PackageNotFoundError:
         return "not installed"
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -18,6 +17,7 @@ from numbers import Integral, Real
 import yaml
 from pydantic import BaseModel
 
+from ..files import NotRegularError, open_regular
 from .errors import ConfigError, Mark, Path, Problem, format_value, in_short, shorten
 from .limits import at_most, limit
 
@@ -120,15 +120,14 @@ def _read_text(name: str, label: str) -> str:
         return ConfigError([Problem(reason, mark=Mark(label))])
 
     try:
-        # O_NONBLOCK: opening a pipe that nobody writes to must not wait.
-        with open(name, "rb", opener=lambda file, flags: os.open(file, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise refuse("expected a regular file")
+        with open_regular(name) as file:
             data = _embedded(name, refuse) if name.endswith(".safetensors") else file.read(1024 * limit("kib") + 1)
     except IsADirectoryError:
         raise refuse("is a directory; expected a YAML file") from None
     except FileNotFoundError:
         raise refuse("no such file") from None
+    except NotRegularError as error:
+        raise refuse(f"{error.strerror}") from None
     except (OSError, ValueError) as error:
         raise refuse(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > 1024 * limit("kib"):

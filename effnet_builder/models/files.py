@@ -8,7 +8,6 @@ import math
 import os
 import pickle
 import pickletools
-import stat
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from ..arch.plan import Plan
 from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..config import ConfigError, Mark, Problem, in_short, shorten
+from ..files import NotRegularError, open_regular
 from ..tensors import Damaged, read_tensors, write_tensors
 from .differences import differing_computations
 from .layouts import Layout
@@ -82,8 +82,7 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
     """
     path = Path(file)
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe that nobody writes to would wait
-            raise _refused(path, "expected a regular file")
+        open_regular(path).close()  # the libraries would wait for a pipe
         if path.suffix == ".safetensors":
             state: Any = read_tensors(path)[0]
         else:
@@ -98,6 +97,8 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         reason = "is no file of weights, or holds more than data, and loading that could run code: save a state dict"
         raise _refused(path, reason) from None
+    except NotRegularError as error:
+        raise _refused(path, f"{error.strerror}") from None
     except OSError as error:
         raise _refused(path, f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # of any kind: the unpickler believes what the file says
@@ -117,7 +118,7 @@ def read_weights(file: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 def _check_archive(path: Path) -> None:
     """Refuse what is neither PyTorch's archive nor its older stream, and archives that unpack to more than they are."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(4)
     if start == b"PK\3\4":
         with zipfile.ZipFile(path) as archive:
@@ -132,9 +133,10 @@ def _check_archive(path: Path) -> None:
                 if member.filename.endswith("data.pkl"):
                     _check_pickle(io.BytesIO(archive.read(member)))
     elif start[:1] == b"\x80":
-        with path.open("rb") as file:
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
             for _ in range(_PICKLES):
-                if file.peek(1):
+                if file.tell() < size:
                     _check_pickle(file)
     else:
         raise _refused(path, "is no file of weights")

@@ -85,7 +85,7 @@ def open_cache(path: Path, state: str, allow_bad: bool) -> Cached | None:
             sums, bad = tensors.get_tensor("crc32"), tensors.get_tensor("bad").astype(bool)
         if bad.any() and not allow_bad:
             return None
-        file = os.open(path, os.O_RDONLY)
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError, SafetensorError):
         return None
     start = 8 + int.from_bytes(os.pread(file, 8, 0), "little")

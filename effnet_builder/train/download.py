@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -12,6 +14,7 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from ..config import of_system, printable
+from ..files import NotRegularError, open_regular
 from .images import Progress, Wanted
 
 _CHUNK = 2**18
@@ -28,10 +31,11 @@ class Archive:
     holds: tuple[tuple[str, str | None], ...]
 
 
-def fetch_missing(archives: Sequence[Archive], folder: Path, wanted: Wanted) -> bool:
-    """Whether something had to be unpacked or downloaded into `folder`. Raises ConfigError where that fails.
+def fetch_missing(archives: Sequence[Archive], folder: Path, wanted: Wanted, check: Callable[[], None]) -> bool:
+    """Return whether something had to be unpacked or downloaded into `folder`. Raises ConfigError if that fails.
 
-    Several processes may do so at once: each works in a hidden folder of its own, and renames file by file.
+    `check` is called before that, and may refuse. Several processes may do so at once: each works in a hidden folder
+    of its own, and renames file by file.
     """
     try:
         missing = {archive: path for archive in archives for path in _not_whole(archive, folder)[:1]}
@@ -39,6 +43,7 @@ def fetch_missing(archives: Sequence[Archive], folder: Path, wanted: Wanted) -> 
         raise wanted.refuse(f"cannot be read: {error}") from None
     if not missing:
         return False
+    check()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
@@ -55,18 +60,33 @@ def fetch_missing(archives: Sequence[Archive], folder: Path, wanted: Wanted) -> 
 
 
 def _not_whole(archive: Archive, folder: Path) -> list[str]:
-    from torchvision.datasets.utils import check_integrity
+    return [path for path, md5 in archive.holds if not _is_whole(folder / path, md5)]
 
-    return [path for path, md5 in archive.holds if not check_integrity(str(folder / path), md5)]
+
+def _is_whole(path: Path, md5: str | None) -> bool:
+    """Return whether a regular file is there, with this md5 if it is known. Raises OSError if it cannot be read."""
+    try:
+        with open_regular(path) as file:
+            digest = hashlib.md5(usedforsecurity=False)
+            while md5 is not None and (chunk := file.read(_CHUNK)):
+                digest.update(chunk)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, NotRegularError):
+        return False
+    return md5 is None or digest.hexdigest() == md5
 
 
 def _install(archive: Archive, folder: Path, temporary: Path, progress: Progress) -> None:
-    """Bring what the archive holds into `folder`, from an archive that lies there, or from the network."""
-    from torchvision.datasets.utils import check_integrity, extract_archive
+    """Bring what the archive holds into `folder`, from an archive that lies there, or from the network.
 
-    fetched = folder / archive.name
-    if not check_integrity(str(fetched), archive.md5):
-        fetched = temporary / archive.name
+    What is unpacked is a copy that nobody else can change between the check of its sum and the unpacking.
+    """
+    from torchvision.datasets.utils import extract_archive
+
+    fetched = temporary / archive.name
+    if _is_whole(folder / archive.name, archive.md5):
+        with open_regular(folder / archive.name) as source, fetched.open("wb") as target:
+            shutil.copyfileobj(source, target, _CHUNK)
+    if not _is_whole(fetched, archive.md5):
         _download(archive, fetched, progress)
     if archive.name.endswith(".gz"):
         extract_archive(str(fetched), str(temporary))
@@ -76,9 +96,7 @@ def _install(archive: Archive, folder: Path, temporary: Path, progress: Progress
 
 
 def _download(archive: Archive, target: Path, progress: Progress) -> None:
-    """The file, from the first address that has it whole. Raises OSError with what each of them answered."""
-    from torchvision.datasets.utils import check_integrity
-
+    """Fetch the file from the first address that has it whole. Raises OSError with what each of them answered."""
     failures = []
     for url in archive.urls:
         try:
@@ -87,7 +105,7 @@ def _download(archive: Archive, target: Path, progress: Progress) -> None:
             reason = error.reason if type(error) is URLError else error
             failures.append(f"{url}: {reason or type(error).__name__}")
             continue
-        if check_integrity(str(target), archive.md5):
+        if _is_whole(target, archive.md5):
             return
         failures.append(f"{url}: {target.stat().st_size:,} bytes that do not have the md5 {archive.md5}")
     raise OSError(", ".join(failures))

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from ..files import open_regular
 from .images import DataError, Shape
 
 MOST_PIXELS = 89_478_485  # 256 MiB as RGB; Pillow warns from there on, and decodes up to twice as many
@@ -54,9 +55,9 @@ class Encoded:
     def content(self, row: int, most: int = 2**62) -> bytes:
         """The encoded image, or its first `most` bytes. Raises OSError."""
         if self.shard is None or self.starts is None:
-            with open(os.path.join(self.folder, self.name(row)), "rb", buffering=0) as file:
-                return file.read(most) if most < 2**62 else file.readall()
-        with open(os.path.join(self.folder, self.shards[self.shard[row]]), "rb", buffering=0) as file:
+            with open_regular(os.path.join(self.folder, self.name(row)), buffering=0) as file:
+                return file.read(most) if most < 2**62 else file.read()
+        with open_regular(os.path.join(self.folder, self.shards[self.shard[row]]), buffering=0) as file:
             return os.pread(file.fileno(), min(int(self.sizes[row]), most), int(self.starts[row]))
 
     @cached_property

@@ -132,10 +132,14 @@ class Wanted:
 
     def check_memory(self, count: int, side: int, stored: int, copies: int = 2) -> None:
         """Refuse images of `stored` channels that would not fit, held so many times while they are made ready."""
-        needed = copies * count * max(self.channels, stored) * side**2
+        self.check_pixels(count * side**2, stored, f"{count:,} images of {side} px", copies)
+
+    def check_pixels(self, pixels: int, stored: int, what: str, copies: int = 2) -> None:
+        """Check the memory for so many pixels. Raises ConfigError if `what` would not fit."""
+        needed = copies * pixels * max(self.channels, stored)
         if self.free is not None and needed > self.free:
             have = f"{needed / 1e9:.1f} GB of memory, {self.free / 1e9:.1f} are free"
-            raise self.refuse(f"{count:,} images of {side} px need {have}")
+            raise self.refuse(f"{what} need {have}")
 
 
 def with_channels(images: Tensor, channels: int) -> Tensor:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import ConfigError, Mark, Problem
-from ..files import write_atomic
+from ..files import read_regular, write_atomic
 from .ahead import ahead
 from .cache import Write
 from .encoded import Encoded, Listing, decode, short_side, why
@@ -26,6 +26,7 @@ from .storage import OnBad
 PIECE = 32  # images of a piece of work
 TIMEOUT = 120.0  # seconds for a piece
 _MOST_BAD = 0.01
+_MOST_BYTES = 2**26  # of what is remembered
 _NAMED = 20  # of the images that are left out
 
 Result = TypeVar("Result")
@@ -127,7 +128,7 @@ def _first(listing: Listing, survey: Survey) -> str:
 def recall(path: Path, state: str) -> Survey | None:
     """The survey in this file, if it was made of this state of the files, by decoding them all."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(read_regular(path, _MOST_BYTES))
         survey = Survey(
             found["side"], {int(row): str(reason) for row, reason in found["bad"].items()}, found["decoded"]
         )

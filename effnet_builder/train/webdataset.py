@@ -12,25 +12,29 @@ import itertools
 import math
 import os
 import re
-import tarfile
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from ..config import of_system
+from ..files import open_regular, read_regular
 from .encoded import Encoded, Listing
 from .folders import TEST_PARTS
 from .images import Dataset, Wanted
 from .ladder import keep
+from .tar import Member, TarError, read_members
 
 _IMAGES = ("jpg", "jpeg", "png", "webp")
 _BRACES = re.compile(r"\{(\d{1,9})\.\.(\d{1,9})\}|\{([^{}]*,[^{}]*)\}")
 _MOST_SHARDS = 100_000
 _MOST_CLASSES = 100_000
 _LONGEST_CLASS = 1000  # bytes of a .cls
+_LONGEST_NAME = 4096  # characters of a sample's, as of a path
+_LONGEST_LIST = 2**24  # bytes of classes.txt
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
-_BLOCK = 512
 
 
 def read_webdataset(argument: str, wanted: Wanted) -> Dataset:
@@ -58,7 +62,7 @@ def read_webdataset(argument: str, wanted: Wanted) -> Dataset:
     classes, labels = _labels(root, index.classes, wanted)
     unknown = sorted(set(labels[cut:].tolist()) - set(labels[:cut].tolist()))
     if unknown:
-        names = ", ".join(classes[label] for label in unknown[:10])
+        names = ", ".join(_brief(classes[label]) for label in unknown[:10])
         raise wanted.refuse(f"test has images of classes that train has not: {names}")
     listing = Listing(Path(root).resolve().name, classes, index.encoded(), labels, cut, index.ignored, notes)
     return keep(listing, wanted)
@@ -121,7 +125,7 @@ class _Index:
         alone = sorted(images.keys() ^ classes.keys())
         if alone:
             missing = ".cls" if alone[0] in images else f"image ({', '.join(_IMAGES)})"
-            raise self.wanted.refuse(f"{path}: {alone[0]} has no {missing}")
+            raise self.wanted.refuse(f"{path}: {_brief(alone[0])} has no {missing}")
         changed = os.stat(path).st_mtime_ns
         for key, member in images.items():
             self.names += os.fsencode(member.name)
@@ -129,25 +133,22 @@ class _Index:
             self.sizes.append(member.size)
             self.times.append(changed)
             self.shard.append(len(self.shards))
-            self.starts.append(member.offset_data)
+            self.starts.append(member.start)
             self.classes.append(classes[key])
         self.shards.append(os.path.relpath(path, self.root))
 
-    def _members(self, path: str) -> tuple[dict[str, tarfile.TarInfo], dict[str, str]]:
-        """Images and class texts by the name of the sample."""
-        images: dict[str, tarfile.TarInfo] = {}
+    def _members(self, path: str) -> tuple[dict[str, Member], dict[str, str]]:
+        """Return images and class texts by the name of the sample. Raises ConfigError."""
+        images: dict[str, Member] = {}
         classes: dict[str, str] = {}
         try:
-            with open(path, "rb") as file:
+            with open_regular(path) as file:
                 self._refuse_compressed(path, file.read(2))
-                file.seek(0)
-                with tarfile.open(fileobj=file, mode="r:") as tar:
-                    for member in tar:
-                        self._sort(path, tar, member, images, classes)
-                    file.seek(tar.offset)
-                    if file.read(_BLOCK) != bytes(_BLOCK):
-                        raise tarfile.ReadError(f"no end where one is expected, at byte {tar.offset:,}")
-        except (OSError, tarfile.TarError, ValueError) as error:
+                for member in read_members(file):
+                    self._sort(path, file, member, images, classes)
+        except OSError as error:
+            raise self.wanted.refuse(of_system(error)) from None
+        except TarError as error:
             raise self.wanted.refuse(f"{path} cannot be read: {error}; it was cut short, or is no tar file") from None
         return images, classes
 
@@ -159,57 +160,49 @@ class _Index:
             )
 
     def _sort(
-        self,
-        path: str,
-        tar: tarfile.TarFile,
-        member: tarfile.TarInfo,
-        images: dict[str, tarfile.TarInfo],
-        classes: dict[str, str],
+        self, path: str, file: IO[bytes], member: Member, images: dict[str, Member], classes: dict[str, str]
     ) -> None:
-        """Put a member where it belongs: with the images, the classes, or nowhere."""
+        """Put a member where it belongs: with the images, the classes, or nowhere. Raises ConfigError."""
         folder, _, base = member.name.rpartition("/")
         stem, _, kind = base.partition(".")
         key, kind = f"{folder}/{stem}".removeprefix("/"), kind.lower()
-        if member.isdir():
+        if member.is_folder:
             return
         if not stem or kind not in (*_IMAGES, "cls"):
             self.ignored += 1
             return
-        if not member.isreg() or member.issparse():
-            raise self.wanted.refuse(f"{path}: {member.name} is a link or has holes, and not a plain file")
+        if not member.is_plain:
+            raise self.wanted.refuse(f"{path}: {_brief(member.name)} is a link or has holes, and not a plain file")
+        if len(member.name) > _LONGEST_NAME:
+            raise self.wanted.refuse(f"{path}: {_brief(member.name)} has a name of {len(member.name):,} characters")
         if key in (classes if kind == "cls" else images):
-            raise self.wanted.refuse(f"{path}: there are two {'.cls' if kind == 'cls' else 'images'} of {key}")
+            raise self.wanted.refuse(f"{path}: there are two {'.cls' if kind == 'cls' else 'images'} of {_brief(key)}")
         if kind != "cls":
             images[key] = member
             return
-        content = tar.extractfile(member) if member.size <= _LONGEST_CLASS else None
-        text = b"" if content is None else content.read().strip()
+        file.seek(member.start)
+        content = file.read(member.size) if member.size <= _LONGEST_CLASS else b""
         try:
-            classes[key] = text.decode()
+            classes[key] = content.strip().decode()
         except UnicodeDecodeError:
-            text = b""
-        if not text:
-            raise self.wanted.refuse(f"{path}: {member.name} is not the number or the name of a class")
+            content = b""
+        if not content.strip():
+            raise self.wanted.refuse(f"{path}: {_brief(member.name)} is not the number or the name of a class")
 
 
 def _labels(root: str, texts: Sequence[str], wanted: Wanted) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the classes, and the number (N,) of each text: those in classes.txt, numbers, or sorted names."""
     numbers = {text: int(text) for text in set(texts) if re.fullmatch("[0-9]{1,9}", text)}
     named = set(texts) - numbers.keys()
-    try:
-        classes = tuple(Path(root, "classes.txt").read_text(encoding="utf-8").split("\n"))
-        classes = tuple(name.strip() for name in classes if name.strip())
-    except FileNotFoundError:
+    listed = _listed_classes(os.path.join(root, "classes.txt"), wanted)
+    if listed is None:
         if numbers and named:
-            raise wanted.refuse(f"some .cls hold numbers, others names, such as {min(named)!r}") from None
+            raise wanted.refuse(f"some .cls hold numbers, others names, such as {_brief(min(named))!r}")
         count = max(numbers.values(), default=-1) + 1
         if count > _MOST_CLASSES:
-            raise wanted.refuse(
-                f"class {count - 1:,} without a classes.txt; expected at most {_MOST_CLASSES:,}"
-            ) from None
-        classes = tuple(sorted(named)) or tuple(str(number) for number in range(count))
-    except (OSError, ValueError) as error:
-        raise wanted.refuse(f"{root}/classes.txt cannot be read: {error}") from None
+            raise wanted.refuse(f"class {count - 1:,} without a classes.txt; expected at most {_MOST_CLASSES:,}")
+        listed = tuple(sorted(named)) or tuple(str(number) for number in range(count))
+    classes = listed
     known = {name: number for number, name in enumerate(classes)}
     if len(known) < len(classes):
         raise wanted.refuse(f"{root}/classes.txt has a name twice")
@@ -217,5 +210,23 @@ def _labels(root: str, texts: Sequence[str], wanted: Wanted) -> tuple[tuple[str,
     number_of |= {text: known.get(text, -1) for text, number in number_of.items() if number >= len(classes)}
     unknown = [text for text, number in number_of.items() if number < 0]
     if unknown:
-        raise wanted.refuse(f"class {min(unknown)!r} is not one of the {len(classes)} of {root}/classes.txt")
+        raise wanted.refuse(f"class {_brief(min(unknown))!r} is not one of the {len(classes)} of {root}/classes.txt")
     return classes, np.array([number_of[text] for text in texts], np.int64)
+
+
+def _listed_classes(file: str, wanted: Wanted) -> tuple[str, ...] | None:
+    """Return the names in classes.txt, or None without one. Raises ConfigError."""
+    try:
+        lines = read_regular(file, _LONGEST_LIST).decode().replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise wanted.refuse(f"{file} cannot be read: {error.strerror or error}") from None
+    except ValueError as error:
+        raise wanted.refuse(f"{file} cannot be read: {error}") from None
+    return tuple(name.strip() for name in lines if name.strip())
+
+
+def _brief(text: str) -> str:
+    """At most 200 characters of a name that may be endless."""
+    return text if len(text) <= 200 else f"{text[:197]}..."

@@ -12,6 +12,7 @@ import math
 import pickle
 import re
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -552,3 +553,101 @@ def signed(rng: Random, content: bytes) -> bytes:
             ]
         write(path, Checkpoint(tensors, facts))
         return path.read_bytes()
+
+
+def archive(rng: Random, image: bytes, form: int) -> bytes:
+    """A good archive of a few samples, with other files, folders and links between them."""
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=form) as tar:
+        for number in range(rng.randint(1, 4)):
+            folder = rng.choice(("", "", "a/", "./", "ä" * 30 + "/", "l" * 60 + "/" + "m" * 60 + "/"))
+            members = [(f"{folder}{number}.png", image), (f"{folder}{number}.cls", b"%d" % (number % 2))]
+            if rng.random() < 0.3:
+                members.insert(1, (f"{folder}{number}.json", b"{}" * rng.randint(0, 600)))
+            for name, content in members:
+                member = tarfile.TarInfo(name)
+                member.size, member.mtime = len(content), rng.choice((0, 1.5, 10**9))
+                member.pax_headers = {"comment": "x" * rng.randint(1, 600)} if rng.random() < 0.2 else {}
+                tar.addfile(member, io.BytesIO(content))
+            if rng.random() < 0.2:
+                other = tarfile.TarInfo(f"other{number}")
+                other.type = rng.choice((b"1", b"2", b"3", b"4", b"5", b"6"))
+                other.linkname = rng.choice(("a", "/etc/passwd", "n" * 150 if form else "n"))
+                tar.addfile(other)
+    return out.getvalue()
+
+
+_SIZES = (
+    b"\xff" * 10 + b"\xfe\0", b"\x80" + b"\0" * 11, b"\x80" + b"\xff" * 11, b"\x80\0\0\0\0\0\0\0\0\0\2\0", b"00000000000\0", b"77777777777\0",
+    b"00000001000\0", b"-0000000010\0", b"+0000000010\0", b"0o000000010\0", b"0_000000010\0", b"           \0", b"\0" * 12, b"zzzzzzzzzzz\0", b"00000000001 ",
+)  # fmt: skip
+_RECORDS = (
+    b"size=0", b"size=512", b"size=-512", b"size=99999999999999999999", b"size=zzz", b"size= 5", b"path=a.png", b"path=a.cls", b"path=", b"path=a/",
+    b"path=" + b"x" * 5000 + b".png", b"path=\x1b[2J.png", b"path=\xff.png", b"path=a\0b.png", b"GNU.sparse.major=1", b"GNU.sparse.minor=0",
+    b"GNU.sparse.size=10", b"GNU.sparse.map=0,1", b"GNU.sparse.name=a.png", b"GNU.sparse.realsize=9", b"hdrcharset=BINARY", b"comment=" + b"c" * 2000, b"=", b"a",
+)  # fmt: skip
+
+
+def tar(rng: Random, image: bytes) -> bytes:
+    """An archive with its headers changed and their sums made good, or cut, joined, or of random bytes."""
+    data = bytearray(archive(rng, image, rng.randrange(3)))
+    for _ in range(rng.choice((0, 1, 1, 1, 2, 4))):
+        places = [place for place in range(0, len(data), 512) if data[place + 257 : place + 262] == b"ustar"]
+        if not places:
+            break
+        place = rng.choice(places)
+        match rng.randrange(12):
+            case 0 | 1:
+                data[place + 124 : place + 136] = rng.choice(_SIZES)
+            case 2 | 3:
+                data[place + 156] = rng.choice(b"\x000123456789LKSxXgNMVDAZ\xff")
+            case 4:
+                first, last = rng.choice(
+                    ((0, 100), (100, 108), (136, 148), (157, 257), (329, 337), (345, 500), (482, 483))
+                )
+                data[place + first : place + last] = rng.randbytes(last - first)
+            case 5:
+                name = rng.choice((b"a.png", b"a.cls", b"d/", b"\x1b[2J.png", b"\xff.png", b"", b"/", b"x" * 100))
+                data[place : place + 100] = name.ljust(100, b"\0")
+            case 6 | 7:
+                data[place:place] = _records(rng)
+            case 8:
+                del data[place : place + 512 * rng.choice((1, 1, 2, 3))]
+            case 9:
+                data[place:place] = data[place : place + 512 * rng.choice((1, 2, 40))]
+            case 10:
+                data[rng.randrange(place, min(place + 512, len(data)))] ^= 1 << rng.randrange(8)
+                continue  # with a wrong sum
+            case _:
+                del data[rng.randrange(len(data)) :]
+        for start in range(0, len(data) - 511, 512):
+            if data[start + 257 : start + 262] == b"ustar":
+                data[start + 148 : start + 156] = b" " * 8
+                data[start + 148 : start + 156] = b"%06o\0 " % sum(data[start : start + 512])
+    match rng.randrange(12):
+        case 0:
+            return bytes(data) + archive(rng, image, rng.randrange(3))
+        case 1:
+            return change_bytes(rng, bytes(data)) if data else b""
+        case 2:
+            return bytes(data).rstrip(b"\0") + bytes(rng.choice((0, 1, 512, 1024, 5000)))
+        case 3:
+            return rng.randbytes(rng.choice((0, 1, 511, 512, 2000)))
+    return bytes(data)
+
+
+def _records(rng: Random) -> bytes:
+    """Headers that stand before a member: of pax, or of a long name, some of them false, some of them many."""
+    kind = rng.choice((b"x", b"x", b"x", b"g", b"X", b"L", b"K"))
+    if kind in b"LK":
+        content = rng.choice((b"long/" * 40 + b".png\0", b"a.png", b"", b"a\0b", b"y" * 100_000, b"d/"))
+    else:
+        content = b""
+        for text in rng.sample(_RECORDS, rng.randint(1, 3)):
+            length = len(text) + 2
+            length += len(str(length + len(str(length))))
+            content += b"%d %s\n" % (length + rng.choice((0,) * 12 + (-1, 1, 1000)), text)
+    member = tarfile.TarInfo("record")
+    member.type, member.size = kind, max(0, len(content) + rng.choice((0,) * 12 + (-1, 1, 512, 2**21)))
+    record = member.tobuf(tarfile.USTAR_FORMAT) + content + bytes(-len(content) % 512)
+    return record * rng.choice((1,) * 10 + (2, 3, 100))

@@ -338,6 +338,69 @@ def runs(folder: Path) -> Target:
     return Target(lambda rng: inputs.run(rng, contents), check)
 
 
+def _by_tarfile(data: bytes) -> dict[str, bytes]:
+    """The images that tarfile finds in an archive. Every size in it was checked by us: some versions loop otherwise."""
+    import io
+    import tarfile
+
+    found = {}
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as archive:
+        for member in archive:
+            kind = member.name.rpartition("/")[2].partition(".")[2].lower()
+            if member.isreg() and kind in ("jpg", "jpeg", "png", "webp"):
+                content = archive.extractfile(member)
+                found[member.name] = b"" if content is None else content.read()
+    return found
+
+
+def tar(folder: Path) -> Target:
+    """Shards of a webdataset: what is taken is what tarfile takes, and nothing is waited for."""
+    import io
+    import tarfile
+    from unittest import mock
+
+    from PIL import Image
+
+    from effnet_builder.config import Mark
+    from effnet_builder.train import webdataset
+    from effnet_builder.train.encoded import Listing
+    from effnet_builder.train.images import Wanted
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), "red").save(buffer, "png")
+    image = buffer.getvalue()
+    wanted = Wanted(3, 8, None, lambda items, *_: items, Mark("--data webdataset:x"))
+    for name in ("train.tar", "test.tar"):
+        (folder / name).write_bytes(inputs.archive(Random(0), image, tarfile.PAX_FORMAT))
+    classes = "\n".join(map(str, range(10)))
+    (folder / "classes.txt").write_text(classes)
+
+    def check(data: bytes) -> bool:
+        (folder / "train.tar").write_bytes(data)
+        with mock.patch.object(webdataset, "keep", lambda listing, _: listing):
+            try:
+                listing: Any = webdataset.read_webdataset(str(folder), wanted)
+            except ConfigError as error:
+                if "test has images of classes that train has not" in str(error):
+                    return False
+                return refused(error)
+        assert isinstance(listing, Listing)
+        files = listing.files
+        ours = [(files.name(row), files.content(row)) for row in range(listing.train)]
+        assert all(len(content) == files.sizes[row] for row, (_, content) in enumerate(ours))
+        try:
+            theirs = _by_tarfile(data)
+        except ValueError:
+            if b"GNU.sparse." in data:  # tarfile reads the maps of members that we pass over
+                return True
+            raise
+        theirs = {name: content for name, content in theirs.items() if not name.rpartition("/")[2].startswith(".")}
+        assert dict(ours) == theirs
+        return True
+
+    return Target(lambda rng: inputs.tar(rng, image), check)
+
+
 TARGETS: dict[str, Callable[[Path], Target]] = {
     "specs": specs,
     "recipes": recipes,
@@ -348,6 +411,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "safetensors": safetensors,
     "pth": pth,
     "runs": runs,
+    "tar": tar,
 }
 
 

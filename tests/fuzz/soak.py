@@ -118,7 +118,9 @@ class Worker:
 
 def soak(kind: str, n: int, seed: int, jobs: int, keep: str, slowest: float) -> int:
     """Check n inputs; the number of findings."""
-    context = multiprocessing.get_context("spawn" if kind in ("networks", "pth", "runs", "safetensors") else "fork")
+    context = multiprocessing.get_context(
+        "spawn" if kind in ("networks", "pth", "runs", "safetensors", "tar") else "fork"
+    )
 
     def start(first: int, shared: Any) -> Any:
         process = context.Process(target=work, args=(kind, seed, first, n, jobs, shared, keep, slowest), daemon=True)

@@ -9,7 +9,7 @@ from fuzz_targets import TARGETS, at
 
 COUNTS = {"networks": 150, "runs": 150}
 # Of these kinds some inputs must be accepted, or the properties of what is accepted are never looked at.
-ACCEPTED = {"specs": 100, "recipes": 100, "assignments": 5, "extends": 50, "multipliers": 50, "networks": 30, "safetensors": 30, "pth": 20}  # fmt: skip
+ACCEPTED = {"specs": 100, "recipes": 100, "assignments": 5, "extends": 50, "multipliers": 50, "networks": 30, "safetensors": 30, "pth": 20, "tar": 100}  # fmt: skip
 
 
 @pytest.mark.filterwarnings("ignore")

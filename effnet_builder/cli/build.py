@@ -149,7 +149,7 @@ def build_arch(
         if spec is not None or writes or assignments or any(value is not None for value in flags.values()):
             raise fail("--list goes with --format only; drop SPEC and the other options, or --list")
         with reporting("nothing was listed."):
-            echo(_list(format_))
+            echo(_list(format_), lines=True)
             if diagram is not None:
                 draw_accuracies(diagram, theme)
         return
@@ -168,11 +168,11 @@ def build_arch(
             _note_dropped(spec, plan, changes)
         if printing == "--compare":
             others = [resolve(varied_spec(other, assignments, **flags)[0]) for other in more]
-            echo(_compared([plan, *others], format_))
+            echo(_compared([plan, *others], format_), lines=True)
         elif printing == "--explain":
-            echo(_explained(loaded, more or [""], format_))
+            echo(_explained(loaded, more or [""], format_), lines=True)
         else:
-            echo(_show(plan, printing, format_))
+            echo(_show(plan, printing, format_), lines=True)
         if save is not None:
             said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
             save_spec(loaded, save, f"{loaded.name} with {said}" if changes else None, changes)

@@ -11,7 +11,7 @@ from ..arch.analysis import analyze
 from ..arch.resolve import resolve
 from ..arch.spec import ArchSpec
 from ..arch.summary import counts_line
-from ..config import ConfigError, Mark, Problem, node_of, printable, write_whole
+from ..config import ConfigError, Mark, Problem, node_of, write_whole
 from .console import echo
 
 
@@ -34,4 +34,4 @@ def save_spec(spec: ArchSpec, file: Path, description: str | None = None, given:
         write_whole(file, header + spec.to_yaml())
     except OSError as error:
         raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
-    echo(f"wrote {printable(str(file))}", err=True)
+    echo(f"wrote {file}", err=True)

@@ -172,7 +172,8 @@ def scale_arch(
         else:
             values = {"phi": parse_range(phi, "--phi")} if phi is not None else parse_grid(str(grid))
             variants = sweep(ruled, **values)
-            echo(render_variants(pareto(variants) if only_pareto else variants, batch, format_.value, precision.value))
+            shown = pareto(variants) if only_pareto else variants
+            echo(render_variants(shown, batch, format_.value, precision.value), lines=True)
             if plot is not None:
                 draw_sweep(loaded, rule, variants, plot, theme)
 
@@ -231,11 +232,11 @@ def _fit(
 
     found = fit_budget(spec, *budgets, measure=measure)
     if format_ is Format.json:
-        echo(json.dumps(fit_data(spec, found, batch, latencies, precision), indent=2))
+        echo(json.dumps(fit_data(spec, found, batch, latencies, precision), indent=2), lines=True)
     elif format_ is Format.csv:
-        echo(render_variants([found.variant], batch, "csv", precision))
+        echo(render_variants([found.variant], batch, "csv", precision), lines=True)
     else:
-        echo(render_fit(spec, rule, found, budgets, batch, latencies, precision))
+        echo(render_fit(spec, rule, found, budgets, batch, latencies, precision), lines=True)
     if save is not None:
         powers = ", ".join(f"{name} {value:.6g}" for name, value in powers_of(spec).items())
         said = ", ".join(map(str, budgets))

@@ -20,6 +20,7 @@ from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import summary_data, totals_line
 from ..config import ConfigError, Mark, Node, Problem, limits, of_system, printable, write_whole
+from ..escaping import shell_command
 from ..failures import first_line, is_device_failure
 from ..models.files import load_weights
 from ..models.network import Network
@@ -275,4 +276,5 @@ def _where(run: Run) -> str:
 
 
 def _hint(run: Run) -> str:
-    return f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() and not run.done else ""
+    command = shell_command("train-arch", "--resume", run.folder)
+    return f"; to go on: {command}" if run.checkpoints.steps() and not run.done else ""

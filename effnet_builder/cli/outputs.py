@@ -11,7 +11,7 @@ from ..config import ConfigError, Mark, Problem
 Output = tuple[str, Path | None, Sequence[str]]
 """An option, the file that it names, if any, and the endings that the name may have."""
 
-SPEC, PICTURE, WEIGHTS = (".yaml", ".yml"), (".svg", ".png"), (".safetensors",)
+SPEC, PICTURE, WEIGHTS = (".yaml", ".yml"), (".svg", ".png", ".SVG", ".PNG"), (".safetensors",)
 
 
 def check_outputs(outputs: Iterable[Output]) -> None:
@@ -26,8 +26,12 @@ def check_outputs(outputs: Iterable[Output]) -> None:
 
 
 def _mistake(file: Path, endings: Sequence[str]) -> str | None:
-    if file.suffix.lower() not in endings:
-        return f"expected a name that ends in {' or '.join(endings)}"
+    if file.suffix not in endings:
+        return f"expected a name that ends in {' or '.join(ending for ending in endings if ending.islower())}"
     if os.path.lexists(file):  # a link that leads nowhere, too
         return "exists already, and is not overwritten"
-    return None if file.parent.is_dir() else f"cannot be written: there is no folder {file.parent}"
+    try:
+        os.stat(file.parent)
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
+    return None

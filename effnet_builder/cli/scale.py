@@ -22,6 +22,7 @@ from ..arch.variants import Variant
 from ..config import Mark, node_of
 from ..precisions import Precision
 from .console import LIMIT_OPTION, SPEC_ARGUMENT, VERSION_OPTION, application, echo, fail, reporting, run, varied_spec
+from .outputs import PICTURE, SPEC, check_outputs
 from .pictures import THEME_OPTION, ThemeOption, draw_sweep
 from .saving import save_spec
 from .train_options import DataOption, Device, DeviceOption, EpochsOption, RecipeOption
@@ -152,6 +153,7 @@ def scale_arch(
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
     _refuse_combinations(fit, phi, grid, search, only_pareto, save, plot, out, train)
     with reporting("nothing was scaled.", limit or ()):
+        check_outputs([("--save", save, SPEC), ("--plot", plot, PICTURE)])
         loaded, _ = varied_spec(spec, assignments, num_classes=num_classes, in_channels=in_channels)
         mark = Mark(f"--rule {rule}")
         ruled = loaded.vary({path: node_of(value, mark) for path, value in rule_overrides(rule).items()})

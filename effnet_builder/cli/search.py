@@ -27,6 +27,8 @@ _KEPT = "what is trained is kept; the same command goes on with it"
 
 def search_candidates(spec: ArchSpec, out: Path | None, step: float, tolerance: float) -> None:
     """Print the networks of the grid, and write each as a spec into the folder `out`. Raises ConfigError."""
+    if out is not None and os.path.lexists(out) and not out.is_dir():
+        raise ConfigError([Problem("exists already, and is not overwritten", mark=Mark(f"--out {out}"))])
     grid = candidates(spec, step=step, tolerance=tolerance)
     echo(_grid_table(spec, grid), lines=True)
     if out is not None:

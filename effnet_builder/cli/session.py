@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -38,7 +37,7 @@ from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
 from .compose import Material, assemble, check_arithmetic, choose, fit_together, new_model
-from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave
+from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave, warn
 from .dataset import read_data
 from .finish import finish
 from .memory import NotEnoughMemory, explaining_memory, fit_into_memory
@@ -265,7 +264,7 @@ def _loggers(run: Run, material: Material, order: Order) -> list[Logger]:
     if order.wandb:
         settings = {"spec": material.plan.spec.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
         loggers.append(WandbLogger(run.folder.name, settings, run.folder))
-    return [Tolerant(logger, partial(echo, err=True)) for logger in loggers]
+    return [Tolerant(logger, warn) for logger in loggers]
 
 
 def _where(run: Run) -> str:

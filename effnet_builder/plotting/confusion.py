@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from .defaults import default_settings
-from .style import FONT, SMALL, TEXT, THEMES, Theme, ThemeName, add_panel, elide, new_figure, text_width, write
+from .defaults import FONT, default_settings
+from .style import SMALL, TEXT, THEMES, Theme, ThemeName, add_panel, elide, new_figure, text_width, write
 
 _TITLE = 26.0
 _COUNTED = 20  # classes that get their counts written

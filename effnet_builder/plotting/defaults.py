@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 # Of these, matplotlib says itself that they are no matter of style. They decide about windows, which we do not open.
 _NOT_STYLE = ("backend", "interactive", "toolbar", "timezone", "tk.", "webagg.", "keymap.", "docstring.")
@@ -57,7 +58,7 @@ def default_settings() -> Iterator[None]:
     """
     from matplotlib import rc_context, rcParamsDefault
 
-    settings = {name: rcParamsDefault[name] for name in rcParamsDefault if not name.startswith(_NOT_STYLE)}
+    settings: Any = {name: rcParamsDefault[name] for name in rcParamsDefault if not name.startswith(_NOT_STYLE)}
     # As text, letters would come in whichever font the viewer has, wider than was measured: labels would overlap.
     ours = {"font.family": [FONT], "svg.fonttype": "path", "svg.hashsalt": "effnet_builder"}
     with rc_context(settings | ours):

@@ -125,7 +125,7 @@ def add_panel(
     axes.tick_params(which="both", color=theme.muted, labelcolor=theme.ink, labelsize=SMALL, labelfontfamily=FONT)
     axes.grid(color=theme.grid, linewidth=0.5)
     axes.set_axisbelow(True)
-    literal = {"fontfamily": FONT, "color": theme.ink, "parse_math": False}
+    literal: Any = {"fontfamily": FONT, "color": theme.ink, "parse_math": False}
     axes.set_title(title, fontsize=TEXT + 2, loc="left", weight="bold", **literal)
     axes.set_xlabel(x, fontsize=TEXT, **literal)
     axes.set_ylabel(y, fontsize=TEXT, **literal)

@@ -23,6 +23,7 @@ soak:  ## for hours, alone on the machine; N=1000 SEED=7 for other numbers of tr
 	$(PYTHON) tests/fuzz/soak.py --kind all --seed $(SEED) --n $(or $(N),100000)
 
 pictures:  ## those of the README; needs the extra "plot"
+	rm -f docs/pictures/efficientnet-b0.svg docs/pictures/scaling.svg docs/pictures/accuracy.svg  # not overwritten
 	build-arch efficientnet-b0 --diagram docs/pictures/efficientnet-b0.svg
 	scale-arch efficientnet-b0 --fit activations=20M --plot docs/pictures/scaling.svg
 	build-arch --list --diagram docs/pictures/accuracy.svg

@@ -43,7 +43,7 @@ def test_mistakes_exit_with_2(app: object, option: str, tmp_path: Path, monkeypa
         assert result.exit_code == 2
         return result.stderr
 
-    assert f"{option} x.pdf: x.pdf: a picture is written as .svg or .png" in printed("x.pdf")
+    assert f"{option} x.pdf: expected a name that ends in .svg or .png\n" in printed("x.pdf")
     assert "cannot be written: No such file or directory" in printed(str(tmp_path / "no" / "x.svg"))
     for name in [name for name in sys.modules if name.startswith(("matplotlib", "effnet_builder.plotting"))]:
         monkeypatch.delitem(sys.modules, name)

@@ -21,6 +21,7 @@ from PIL import Image
 
 from effnet_builder import analyze, load_spec, resolve
 from effnet_builder.arch.summary import render_summary
+from effnet_builder.escaping import printable
 from effnet_builder.plotting import to_svg, training_pictures
 from effnet_builder.plotting.diagram import diagram
 from effnet_builder.plotting.style import THEMES
@@ -195,7 +196,7 @@ def test_no_name_is_markup() -> None:
 def test_any_name_is_shown_or_escaped(name: str) -> None:
     html = render_report(replace(report(), classes=[name, *"abcdef"], title=name))
     html.encode()
-    shown = name if name.isprintable() else ascii(name)[1:-1]
+    shown = printable(name)
     assert any(text == shown for text in Page(html).texts)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path as File
 
-from ..config import ConfigError, Mark, Node, Path, Problem, locate, nearest, shipped
+from ..config import ConfigError, Mark, Node, Path, Problem, locate, nearest, printable, shipped
 from .plan import BlockPlan, Plan
 from .resolve import Resolver, merged, resolve
 from .rows import AnyRow, Conv
@@ -268,7 +268,7 @@ def render_explanation(found: Explanation) -> str:
         base, raw = f"{origin.base:g}", f"{origin.raw:.6g}" if origin.cause or origin.rounding else ""
         rows.append((origin.path, base, times, raw, origin.rounding, f"{origin.value:,}", error, origin.where))
     lines = [f"{found.name}{', ' + found.path if found.path else ''}: where its numbers come from", ""]
-    lines += [f"{each.name:10}  {each.value:<8.6g}  {each.reason}" for each in found.multipliers]
+    lines += [f"{each.name:10}  {each.value:<8.6g}  {printable(each.reason)}" for each in found.multipliers]
     lines += [
         "",
         *align(("number", "written", "times", "exact", "rounding", "is", "off", "written in"), rows, texts=(4, 7)),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Container, Iterable, Sequence
 from typing import NamedTuple
 
+from ..config import printable
 from .analysis import Analysis, Cost
 from .plan import BlockPlan, ConvPlan, GroupPlan, HeadPlan, Plan
 
@@ -84,7 +85,7 @@ def align(
     header: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, sums: int = 0, texts: Container[int] = ()
 ) -> list[str]:
     """A table as lines, with a rule above the last `sums` rows; the first `left` columns and `texts` are flush left."""
-    table = [header, *rows]
+    table = [tuple(map(printable, cells)) for cells in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
         "  ".join(

@@ -28,6 +28,7 @@ from .console import (
     run,
     varied_spec,
 )
+from .outputs import PICTURE, SPEC, WEIGHTS, check_outputs
 from .pictures import THEME_OPTION, ThemeOption, draw_accuracies, draw_diagram
 from .saving import save_spec
 from .schema import schema_option
@@ -149,7 +150,8 @@ def build_arch(
         if spec is not None or writes or assignments or any(value is not None for value in flags.values()):
             raise fail("--list goes with --format only; drop SPEC and the other options, or --list")
         with reporting("nothing was listed."):
-            echo(_list(format_))
+            check_outputs([("--diagram", diagram, PICTURE)])
+            echo(_list(format_), lines=True)
             if diagram is not None:
                 draw_accuracies(diagram, theme)
         return
@@ -162,22 +164,23 @@ def build_arch(
     if printing == "--compare" and (not more or writes or diagram):
         raise fail("--compare takes two SPECs or more, and goes with none of --save, --weights and the like")
     with reporting("nothing was built.", limit or ()):
+        check_outputs(
+            [("--save", save, SPEC), ("--diagram", diagram, PICTURE), ("--save-weights", save_weights, WEIGHTS)]
+        )
         loaded, changes = varied_spec(spec, assignments, **flags)
         plan = resolve(loaded)
         if phi is not None:
             _note_dropped(spec, plan, changes)
         if printing == "--compare":
             others = [resolve(varied_spec(other, assignments, **flags)[0]) for other in more]
-            echo(_compared([plan, *others], format_))
+            echo(_compared([plan, *others], format_), lines=True)
         elif printing == "--explain":
-            echo(_explained(loaded, more or [""], format_))
+            echo(_explained(loaded, more or [""], format_), lines=True)
         else:
-            echo(_show(plan, printing, format_))
+            echo(_show(plan, printing, format_), lines=True)
         if save is not None:
             said = " ".join(node.mark.source for node in changes.values() if node.value is not None)
             save_spec(loaded, save, f"{loaded.name} with {said}" if changes else None, changes)
-        if diagram is not None:
-            draw_diagram(plan, diagram, theme)
         if weights is None and spec.endswith(".safetensors"):
             from ..models.files import check_claim
 
@@ -185,6 +188,8 @@ def build_arch(
             weights = Path(spec)
         if weights is not None or save_weights is not None:
             convert_weights(plan, weights, weights_layout, save_weights, layout)
+        if diagram is not None:  # after what would be lost if it failed
+            draw_diagram(plan, diagram, theme)
         if compare_weights is not None:
             compare_with(plan, compare_weights)
 

@@ -12,9 +12,10 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn, TextIO
+from typing import Any, NoReturn, TextIO
 
 import typer
+from typer.core import TyperCommand
 
 from .. import __version__
 from ..arch.spec import ArchSpec, load_spec, variant_overrides
@@ -28,9 +29,9 @@ from ..config import (
     of_system,
     parse_assignments,
     parse_limits,
-    printable,
     shipped,
 )
+from ..escaping import printable, printable_lines
 
 EXIT_FAILURE = 1
 EXIT_MISTAKE = 2
@@ -70,14 +71,18 @@ def _end(number: int, _: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def echo(text: str, *, err: bool = False, bold: bool = False, colour: str | None = None, own: bool = False) -> None:
-    """Print text; styles only on a terminal, and never where NO_COLOR is set. A closed or full output stops nothing.
+def echo(
+    text: str, *, err: bool = False, bold: bool = False, colour: str | None = None, own: bool = False,
+    lines: bool = False,
+) -> None:  # fmt: skip
+    """Print a line, or `lines`; what a terminal could obey is escaped, a line feed too unless there are `lines`.
 
+    Styles are printed on a terminal only, and never where NO_COLOR is set. A closed or full output stops nothing.
     Of several processes the first speaks; what is its `own`, each says with its number.
     """
     if _muted and not own:
         return
-    text = _process + text if own else text
+    text = (printable_lines if lines else printable)(_process + text if own else text)
     plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
     styled = text if plain or not (bold or colour) else typer.style(text, bold=bold, fg=colour)
     try:
@@ -104,15 +109,15 @@ def _open_closed() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def _shown(message: str) -> str:
-    """Its lines, without what a terminal could obey."""
-    return "\n".join(map(printable, message.splitlines()))
+def warn(message: str) -> None:
+    """Print one line to stderr about what costs a part of the result, and stops nothing."""
+    echo(f"warning: {message}", err=True, colour="yellow")
 
 
 def _thread_failed(failed: threading.ExceptHookArgs) -> None:
     """A thread of a library that the system refused something, as a line; the library says it to its callers too."""
     if isinstance(failed.exc_value, OSError):
-        echo(f"warning: {of_system(failed.exc_value)}", err=True, colour="yellow")
+        warn(of_system(failed.exc_value))
     else:
         threading.__excepthook__(failed)
 
@@ -133,7 +138,7 @@ def one_of_many() -> None:
 
 def fail(message: str, code: int = EXIT_MISTAKE, *, own: bool = False) -> typer.Exit:
     """Print one sentence to stderr, from every process whose `own` it is; raise what this returns."""
-    echo(_shown(message), err=True, colour="red", own=own)
+    echo(message.rstrip("\n"), err=True, colour="red", own=own, lines=True)
     return typer.Exit(code)
 
 
@@ -154,7 +159,7 @@ def reporting(nothing_done: str, raised: Sequence[str] = ()) -> Iterator[None]:
     """
     threading.excepthook = _thread_failed
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: echo(f"warning: {_first_line(message)}", err=True, colour="yellow")
+        warnings.showwarning = lambda message, *_: warn(_first_line(message))
         try:
             with limits(**parse_limits(raised)):
                 yield
@@ -162,7 +167,7 @@ def reporting(nothing_done: str, raised: Sequence[str] = ()) -> Iterator[None]:
             count = len(error.problems)
             # Once on each machine: all processes make the same mistake, but each machine has a disk of its own.
             own = _muted and _first_here
-            echo(_shown(str(error)), err=True, colour="red", own=own)
+            echo(str(error), err=True, colour="red", own=own, lines=True)
             echo(f"{count} problem{'s' if count > 1 else ''}; {nothing_done}", err=True, own=own)
             raise typer.Exit(EXIT_MISTAKE) from None
         except (RuntimeError, MemoryError) as error:
@@ -210,9 +215,29 @@ def varied_spec(
     return spec, changes
 
 
+class _Command(TyperCommand):
+    """Escapes arguments in what typer says of them: patterns of a shell make names of files into options."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Read the arguments. Raises the errors of typer."""
+        try:
+            return super().make_context(*arguments, **settings)
+        except Exception as error:  # typer brings its own click, or takes that which is installed
+            message = getattr(error, "message", None)
+            if isinstance(message, str):
+                error.message = printable_lines(message)  # type: ignore[attr-defined]
+            raise
+
+
+class _Application(typer.Typer):
+    def command(self, *arguments: Any, **settings: Any) -> Any:
+        """Register a command."""
+        return super().command(*arguments, cls=_Command, **settings)
+
+
 def application() -> typer.Typer:
     """A command: completion installs, help is plain text, a bug shows Python's own traceback."""
-    return typer.Typer(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
+    return _Application(add_completion=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 
 
 def names(kind: Kind, incomplete: str) -> list[str]:

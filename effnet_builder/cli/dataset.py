@@ -9,6 +9,7 @@ import torch
 from rich.console import Console
 
 from ..arch.plan import Plan
+from ..escaping import rich_text
 from ..train.data import Dataset, load_dataset, place
 from ..train.storage import OnBad, Storage
 from .order import Order
@@ -42,6 +43,8 @@ def progress(console: Console) -> Progress:
     from rich.progress import track
 
     def wrap(items: Iterable[object], total: int, description: str) -> Iterable[object]:
-        return track(items, description, total, console=console, transient=True, disable=not console.is_terminal)
+        return track(
+            items, rich_text(description), total, console=console, transient=True, disable=not console.is_terminal
+        )
 
     return wrap

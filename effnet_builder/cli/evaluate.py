@@ -167,10 +167,11 @@ def _evaluate(
                 predict(model, Loader(images, where, order.workers, order.timeout), how), len(dataset.classes)
             )
         if output_format is Format.json:
-            echo(json.dumps({"split": split.value, "data": order.data, **metrics.to_dict()}, indent=2))
+            shown = {"split": split.value, "data": order.data, **metrics.to_dict()}
+            echo(json.dumps(shown, indent=2), lines=True)
         else:
             echo(f"{trained.plan.name}, {trained.weights}, on {dataset.name}, {split.value}: {metrics.count:,} images")
-            echo("\n".join(figures(metrics, dataset.classes)))
+            echo("\n".join(figures(metrics, dataset.classes)), lines=True)
 
 
 def check_classes(trained: Trained, dataset: Dataset, data: str) -> None:
@@ -188,7 +189,7 @@ def figures(metrics: Metrics, classes: tuple[str, ...]) -> list[str]:
     """The figures as lines: all together, then each class."""
     header = ("class", "images", "precision", "recall", "f1")
     rows = [
-        (printable(name), f"{one.support:,}", f"{one.precision:.2%}", f"{one.recall:.2%}", f"{one.f1:.4f}")
+        (name, f"{one.support:,}", f"{one.precision:.2%}", f"{one.recall:.2%}", f"{one.f1:.4f}")
         for name, one in zip(classes, metrics.classes, strict=True)
     ]
     return [

@@ -24,7 +24,7 @@ from ..train.run import Run
 from ..train.state import State
 from ..train.stopping import StopRequest
 from .compose import Material
-from .console import echo
+from .console import echo, warn
 from .environment import environment
 from .order import Order
 from .reporting import write_report
@@ -58,13 +58,13 @@ def finish(run: Run, state: State, job: Job, material: Material, order: Order, s
 
 
 def _report(run: Run, material: Material, state: State, predictions: Predictions, metrics: Metrics) -> None:
-    """Write the report of a run that is done; what goes wrong with it is said, and costs nothing else."""
+    """Write the report of a run that is done; a failure is a warning, and costs nothing else."""
     try:
         write_report(run, material, state.history, predictions, metrics, run.read_json("run.json"))
     except OSError as error:
-        echo(f"no report: {of_system(error)}", err=True)
+        warn(f"no report: {of_system(error)}")
     except Exception as error:  # of any kind: the pictures are another library's
-        echo(f"no report: {type(error).__name__}: {first_line(error)}", err=True)
+        warn(f"no report: {type(error).__name__}: {first_line(error)}")
 
 
 def norm_batches(loader: Loader, how: Evaluation, seed: int, count: int) -> Iterator[Tensor]:

@@ -16,8 +16,8 @@ from ..arch.quantities import Budget
 from ..arch.rules import rule_overrides
 from ..arch.spec import ArchSpec
 from ..arch.variants import Costing, OutOfRangeError, Variant
-from ..config import ConfigError, Mark, Problem
-from .console import echo
+from ..config import ConfigError, Mark, Problem, in_short
+from .console import EXIT_FAILURE, echo, fail
 
 _SINGLE = ("depth", "width", "resolution")
 
@@ -93,4 +93,8 @@ def _drawing(option: Literal["--diagram", "--plot"], file: Path) -> Iterator[Non
         raise ConfigError([Problem(str(error), mark=mark)]) from None
     except OSError as error:
         raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
+    except ConfigError:
+        raise
+    except Exception as error:  # of any kind: drawing is another library's
+        raise fail(f"{mark}: cannot be drawn: {type(error).__name__}: {in_short(error)}", EXIT_FAILURE) from None
     echo(f"wrote {file}", err=True)

@@ -62,9 +62,9 @@ def predict_arch(
         names = [found.name(index) for index in range(found.plan.num_classes)]
         sources = [str(path) for path in images]
         if output_format is Format.json:
-            echo(json.dumps(prediction_rows(sources, indices, shares, names), indent=2))
+            echo(json.dumps(prediction_rows(sources, indices, shares, names), indent=2), lines=True)
         else:
-            echo(predictions_table(sources, indices, shares, names))
+            echo(predictions_table(sources, indices, shares, names), lines=True)
 
 
 def main() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container
 from pathlib import Path
 
@@ -11,9 +10,10 @@ from ..arch.analysis import analyze
 from ..arch.resolve import resolve
 from ..arch.spec import ArchSpec
 from ..arch.summary import counts_line
-from ..config import ConfigError, Mark, Problem, node_of, printable
+from ..config import ConfigError, Mark, Problem, node_of
 from ..files import write_atomic
 from .console import echo
+from .outputs import SPEC, check_outputs
 
 
 def save_spec(spec: ArchSpec, file: Path, description: str | None = None, given: Container[str] = ()) -> None:
@@ -22,10 +22,7 @@ def save_spec(spec: ArchSpec, file: Path, description: str | None = None, given:
     A `description` says where a variant comes from: it then gets the name of the file, unless `name` is in `given`.
     """
     mark = Mark(f"--save {file}")
-    if file.suffix not in (".yaml", ".yml"):
-        raise ConfigError([Problem("expected a name that ends in .yaml", mark=mark)])
-    if os.path.lexists(file):
-        raise ConfigError([Problem("exists already, and is not overwritten", mark=mark)])
+    check_outputs([("--save", file, SPEC)])
     if description is not None:
         own = {"name": node_of(file.stem, mark), "description": description[:2000], "published": None}
         spec = spec.vary({path: value for path, value in own.items() if path not in given})
@@ -35,4 +32,4 @@ def save_spec(spec: ArchSpec, file: Path, description: str | None = None, given:
         write_atomic(file, header + spec.to_yaml())
     except OSError as error:
         raise ConfigError([Problem(f"cannot be written: {error.strerror or error}", mark=mark)]) from None
-    echo(f"wrote {printable(str(file))}", err=True)
+    echo(f"wrote {file}", err=True)

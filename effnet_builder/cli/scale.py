@@ -22,6 +22,7 @@ from ..arch.variants import Variant
 from ..config import Mark, node_of
 from ..precisions import Precision
 from .console import LIMIT_OPTION, SPEC_ARGUMENT, VERSION_OPTION, application, echo, fail, reporting, run, varied_spec
+from .outputs import PICTURE, SPEC, check_outputs
 from .pictures import THEME_OPTION, ThemeOption, draw_sweep
 from .saving import save_spec
 from .train_options import DataOption, Device, DeviceOption, EpochsOption, RecipeOption
@@ -152,6 +153,7 @@ def scale_arch(
     """  # noqa: D301 (the escape keeps the lines of the examples apart)
     _refuse_combinations(fit, phi, grid, search, only_pareto, save, plot, out, train)
     with reporting("nothing was scaled.", limit or ()):
+        check_outputs([("--save", save, SPEC), ("--plot", plot, PICTURE)])
         loaded, _ = varied_spec(spec, assignments, num_classes=num_classes, in_channels=in_channels)
         mark = Mark(f"--rule {rule}")
         ruled = loaded.vary({path: node_of(value, mark) for path, value in rule_overrides(rule).items()})
@@ -172,7 +174,8 @@ def scale_arch(
         else:
             values = {"phi": parse_range(phi, "--phi")} if phi is not None else parse_grid(str(grid))
             variants = sweep(ruled, **values)
-            echo(render_variants(pareto(variants) if only_pareto else variants, batch, format_.value, precision.value))
+            shown = pareto(variants) if only_pareto else variants
+            echo(render_variants(shown, batch, format_.value, precision.value), lines=True)
             if plot is not None:
                 draw_sweep(loaded, rule, variants, plot, theme)
 
@@ -231,11 +234,11 @@ def _fit(
 
     found = fit_budget(spec, *budgets, measure=measure)
     if format_ is Format.json:
-        echo(json.dumps(fit_data(spec, found, batch, latencies, precision), indent=2))
+        echo(json.dumps(fit_data(spec, found, batch, latencies, precision), indent=2), lines=True)
     elif format_ is Format.csv:
-        echo(render_variants([found.variant], batch, "csv", precision))
+        echo(render_variants([found.variant], batch, "csv", precision), lines=True)
     else:
-        echo(render_fit(spec, rule, found, budgets, batch, latencies, precision))
+        echo(render_fit(spec, rule, found, budgets, batch, latencies, precision), lines=True)
     if save is not None:
         powers = ", ".join(f"{name} {value:.6g}" for name, value in powers_of(spec).items())
         said = ", ".join(map(str, budgets))

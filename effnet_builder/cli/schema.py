@@ -26,7 +26,7 @@ def schema_option(kind: str) -> Any:
 
     def print_schema(wanted: bool) -> None:
         if wanted:
-            echo(schema_text(kind).rstrip("\n"))
+            echo(schema_text(kind).rstrip("\n"), lines=True)
             raise typer.Exit
 
     help_text = f"Print the JSON Schema of {kind}s, for editors, and exit."

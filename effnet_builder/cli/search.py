@@ -28,8 +28,10 @@ _KEPT = "what is trained is kept; the same command goes on with it"
 
 def search_candidates(spec: ArchSpec, out: Path | None, step: float, tolerance: float) -> None:
     """Print the networks of the grid, and write each as a spec into the folder `out`. Raises ConfigError."""
+    if out is not None and os.path.lexists(out) and not out.is_dir():
+        raise ConfigError([Problem("exists already, and is not overwritten", mark=Mark(f"--out {out}"))])
     grid = candidates(spec, step=step, tolerance=tolerance)
-    echo(_grid_table(spec, grid))
+    echo(_grid_table(spec, grid), lines=True)
     if out is not None:
         _write_specs(spec, grid, out, f"step {step:g}, tolerance {tolerance:g}")
         echo(f"wrote {len(grid.candidates)} specs into {out}", err=True)
@@ -99,7 +101,7 @@ def _train_and_rank(
     echo(f"study {name} in {shown(storage)}: {len(grid.candidates)} candidates, {len(shared.done())} of them trained")
     echo(f"{dataset.name}, recipe {recipe.name}, {recipe.epochs} epochs, batch size {recipe.batch_size}, on {device}")
     shared.work(lambda one: validation_accuracy(one.plan, dataset, recipe, device))
-    echo(_ranking_table(shared.ranking()))
+    echo(_ranking_table(shared.ranking()), lines=True)
 
 
 def _grid_and_data(spec: ArchSpec, rule: tuple[float, float], data: str) -> tuple[Grid, Dataset]:

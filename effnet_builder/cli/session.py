@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -19,6 +18,7 @@ from ..arch.resolve import resolve
 from ..arch.spec import load_spec
 from ..arch.summary import summary_data, totals_line
 from ..config import ConfigError, Mark, Node, Problem, limits, of_system, printable
+from ..escaping import shell_command
 from ..failures import first_line, is_device_failure
 from ..files import write_atomic
 from ..models.files import load_weights
@@ -38,7 +38,7 @@ from ..train.saving import RunSaver
 from ..train.sinks import JsonlLogger, TensorBoardLogger, WandbLogger
 from ..train.stopping import Stopped, StopRequest
 from .compose import Material, assemble, check_arithmetic, choose, fit_together, new_model
-from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave
+from .console import EXIT_FAILURE, EXIT_MISTAKE, echo, fail, leave, warn
 from .dataset import read_data
 from .finish import finish
 from .memory import NotEnoughMemory, explaining_memory, fit_into_memory
@@ -272,7 +272,7 @@ def _loggers(run: Run, material: Material, order: Order) -> list[Logger]:
     if order.wandb:
         settings = {"spec": material.plan.spec.model_dump(mode="json"), "recipe": recipe.model_dump(mode="json")}
         loggers.append(WandbLogger(run.folder.name, settings, run.folder))
-    return [Tolerant(logger, partial(echo, err=True)) for logger in loggers]
+    return [Tolerant(logger, warn) for logger in loggers]
 
 
 def _where(run: Run) -> str:
@@ -283,4 +283,5 @@ def _where(run: Run) -> str:
 
 
 def _hint(run: Run) -> str:
-    return f"; to go on: train-arch --resume {run.folder}" if run.checkpoints.steps() and not run.done else ""
+    command = shell_command("train-arch", "--resume", run.folder)
+    return f"; to go on: {command}" if run.checkpoints.steps() and not run.done else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from ..arch.plan import Plan
 from ..config import ConfigError, Mark, Problem
 from .console import EXIT_FAILURE, echo, fail
+from .outputs import WEIGHTS, check_outputs
 
 # Beyond what the order of additions does to float64.
 TOLERANCE = 1e-9
@@ -33,10 +33,7 @@ def convert_weights(
     from ..models.weights import export_weights
 
     mark = Mark(f"--save-weights {target}")
-    if target is not None and target.suffix != ".safetensors":
-        raise ConfigError([Problem("expected a name that ends in .safetensors", mark=mark)])
-    if target is not None and os.path.lexists(target):
-        raise ConfigError([Problem("exists already, and is not overwritten", mark=mark)])
+    check_outputs([("--save-weights", target, WEIGHTS)])
     model = Network(plan)
     if source is not None:
         count = load_weights(model, source, None if source_layout is None else source_layout.value)

@@ -1,7 +1,8 @@
 """Reading and writing what people write: YAML with positions, `extends`, overrides, strict models, located errors."""
 
+from ..escaping import printable
 from .documents import Kind, load_document, nearest, override, parse_assignments, shipped
-from .errors import ConfigError, Mark, Path, Problem, format_value, in_short, of_system, printable, shorten
+from .errors import ConfigError, Mark, Path, Problem, format_value, in_short, of_system, shorten
 from .limits import AtMost, at_most, limit, limits, parse_limits
 from .models import Name, StrictModel, Text, load, validate
 from .reading import Document, Node, locate, node_of

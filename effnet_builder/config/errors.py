@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ..escaping import printable, printable_lines
+
 Path = tuple[str | int, ...]
 """Where a value stands in a document: `("stages", 2, "stride")` is `stages[2].stride`."""
 
@@ -39,7 +41,7 @@ class Problem:
         subject = format_path(self.path)
         if subject and self.value is not None:
             subject += f" = {self.value}"
-        message = "\n".join(map(printable, self.message.split("\n")))  # names in files are anybody's
+        message = printable_lines(self.message)  # names in files are anybody's
         return " ".join(filter(None, (str(self.mark or ""), f"{subject}:" if subject else "", message)))
 
 
@@ -92,11 +94,6 @@ def of_system(error: OSError) -> str:
 def in_short(error: Exception) -> str:
     """What a library says, as one part of a sentence: its first line, of at most 200 characters, or the type's name."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def printable(text: str) -> str:
-    """The text, with everything escaped that a terminal could obey."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _position(problem: Problem) -> tuple[bool, Mark]:

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
-from .style import FONT, SMALL, TEXT, THEMES, Theme, ThemeName, add_panel, elide, new_figure, text_width, write
+from .defaults import FONT, default_settings
+from .style import SMALL, TEXT, THEMES, Theme, ThemeName, add_panel, elide, new_figure, text_width, write
 
 _TITLE = 26.0
 _COUNTED = 20  # classes that get their counts written
@@ -20,6 +21,7 @@ _MIDDLE = 0.179  # the luminance as far from black as from white: (1 + 0.05) / (
 _CELLS = 200  # in each direction: more would be too small to see
 
 
+@default_settings()
 def plot_confusion(matrix: np.ndarray, classes: Sequence[str], theme: ThemeName = "light") -> Figure:
     """How often a true class (rows) got which answer (columns): as a share of its images, up to 20 classes with counts.
 

@@ -17,6 +17,7 @@ from ..arch.spec import load_spec
 from ..arch.summary import si
 from ..arch.variants import Variant
 from ..config import shipped
+from .defaults import default_settings
 from .labels import End, Label, Spot, name_ends, place_labels
 from .style import TEXT, THEMES, Theme, ThemeName, add_axes, new_figure, text_width
 
@@ -38,6 +39,7 @@ class Point:
     top1: float
 
 
+@default_settings()
 def plot_sweep(
     series: Mapping[str, Sequence[Variant]],
     quantity: Quantity = "macs",
@@ -73,6 +75,7 @@ def plot_sweep(
     return figure
 
 
+@default_settings()
 def plot_accuracy(points: Sequence[Point], theme: ThemeName = "light") -> Figure:
     """Top-1 accuracy over MACs, a line for each family; its largest network has the full name, the others the rest."""
     colors, title = THEMES[theme], "Accuracy of the shipped networks, as published"

@@ -15,6 +15,7 @@ from ..arch.analysis import Analysis, Cost
 from ..arch.plan import Plan
 from ..arch.summary import counts_line
 from .columns import HEADINGS, Box, Column, columns
+from .defaults import default_settings
 from .style import THEMES, Theme, ThemeName, add_page, new_figure, text_width, write
 
 # In points; y is measured downwards from the top of the page.
@@ -61,6 +62,7 @@ class _Layout:
         return (self.edges[column] + self.edges[column + 1]) / 2
 
 
+@default_settings()
 def diagram(plan: Plan, analysis: Analysis, theme: ThemeName = "light") -> Figure:
     """The network as boxes of height √px and width √channels, one for each block, above a table of its parts."""
     parts, colors = columns(plan, analysis), THEMES[theme]

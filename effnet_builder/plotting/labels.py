@@ -12,7 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from .style import FONT, POINTS_PER_INCH, SMALL, TEXT, Theme, text_width
+from .defaults import FONT
+from .style import POINTS_PER_INCH, SMALL, TEXT, Theme, text_width
 
 # What it costs to cover these, beside 1 for each point of distance. Leaving the axes is as bad as covering a label.
 _LABEL_COST, _MARKER_COST = 1e4, 300.0

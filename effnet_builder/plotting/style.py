@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, Literal
 
-from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -18,11 +17,11 @@ from matplotlib.text import Text
 from matplotlib.textpath import text_to_path
 
 from ..files import write_atomic
+from .defaults import FONT, default_settings
 
 ThemeName = Literal["light", "dark"]
 POINTS_PER_INCH = 72
 TEXT, SMALL = 8.0, 6.5
-FONT = "DejaVu Sans"  # comes with matplotlib, so that widths measured here hold wherever the picture is made
 _PNG_DPI = 200
 
 
@@ -126,9 +125,10 @@ def add_panel(
     axes.tick_params(which="both", color=theme.muted, labelcolor=theme.ink, labelsize=SMALL, labelfontfamily=FONT)
     axes.grid(color=theme.grid, linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.set_title(title, fontfamily=FONT, fontsize=TEXT + 2, color=theme.ink, loc="left", weight="bold")
-    axes.set_xlabel(x, fontfamily=FONT, fontsize=TEXT, color=theme.ink)
-    axes.set_ylabel(y, fontfamily=FONT, fontsize=TEXT, color=theme.ink)
+    literal: Any = {"fontfamily": FONT, "color": theme.ink, "parse_math": False}
+    axes.set_title(title, fontsize=TEXT + 2, loc="left", weight="bold", **literal)
+    axes.set_xlabel(x, fontsize=TEXT, **literal)
+    axes.set_ylabel(y, fontsize=TEXT, **literal)
     return axes
 
 
@@ -164,8 +164,7 @@ def to_svg(figure: Figure) -> str:
 
 def _drawn(figure: Figure, kind: str) -> bytes:
     drawn = BytesIO()
-    # As text, letters would come in whichever font the viewer has, wider than was measured: labels would overlap.
-    with rc_context({"svg.fonttype": "path", "svg.hashsalt": "effnet_builder"}):
+    with default_settings():
         about = {"Title": figure.get_label(), **({"Date": None} if kind == "svg" else {})}
         figure.savefig(drawn, format=kind, dpi=_PNG_DPI, facecolor=figure.get_facecolor(), metadata=about)
     return drawn.getvalue()

@@ -13,6 +13,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, PercentFor
 
 from ..report import Picture, Row
 from .confusion import plot_confusion
+from .defaults import default_settings
 from .labels import End, Spot, name_ends
 from .style import (
     SMALL,
@@ -39,6 +40,7 @@ _LOSSES = {"training": "train_loss", "validation": "valid_loss", "average": "ema
 _ACCURACIES = {"training": "train_accuracy", "validation": "valid_accuracy", "average": "ema_accuracy"}
 
 
+@default_settings()
 def plot_curves(history: Sequence[Row], theme: ThemeName = "light") -> Figure:
     """Loss, accuracy and learning rate over the epochs of a training; `average` is of the averaged weights."""
     colors = THEMES[theme]
@@ -69,6 +71,7 @@ def plot_curves(history: Sequence[Row], theme: ThemeName = "light") -> Figure:
     return figure
 
 
+@default_settings()
 def plot_reliability(bins: Sequence[ReliabilityBin], calibration_error: float, theme: ThemeName = "light") -> Figure:
     """Accuracy over the probability of the first answer, bin by bin, and how many images are in each bin."""
     colors, title = THEMES[theme], f"Reliability: calibration error {calibration_error:.2%}".replace("%", " %")
@@ -96,6 +99,7 @@ def plot_reliability(bins: Sequence[ReliabilityBin], calibration_error: float, t
     return figure
 
 
+@default_settings()
 def plot_images(images: np.ndarray, captions: Sequence[str], theme: ThemeName = "light", title: str = "") -> Figure:
     """Images (N, C, H, W) of uint8 in rows of six, each above the lines of its caption.
 
@@ -123,14 +127,22 @@ def plot_images(images: np.ndarray, captions: Sequence[str], theme: ThemeName = 
 
 
 def training_pictures(history: Sequence[Row], metrics: Metrics, classes: Sequence[str]) -> dict[str, Picture]:
-    """The pictures of a report: `curves` (where there are epochs), `confusion` and `reliability`, in both themes."""
+    """The pictures of a report, in both themes, by the names of `training_drawings`."""
+    drawings = training_drawings(history, metrics, classes)
+    return {name: Picture(to_svg(draw("light")), to_svg(draw("dark"))) for name, draw in drawings.items()}
+
+
+def training_drawings(
+    history: Sequence[Row], metrics: Metrics, classes: Sequence[str]
+) -> dict[str, Callable[[ThemeName], Figure]]:
+    """Return what draws the pictures of a report: `curves` (if there are epochs), `confusion` and `reliability`."""
     drawings: dict[str, Callable[[ThemeName], Figure]] = {
         "confusion": lambda theme: plot_confusion(metrics.confusion.numpy(), classes, theme),
         "reliability": lambda theme: plot_reliability(metrics.reliability, metrics.calibration_error, theme),
     }
     if history:
         drawings["curves"] = lambda theme: plot_curves(history, theme)
-    return {name: Picture(to_svg(draw("light")), to_svg(draw("dark"))) for name, draw in drawings.items()}
+    return drawings
 
 
 def _draw_series(axes: Axes, colors: Theme, history: Sequence[Row], names: Mapping[str, str]) -> list[End]:

@@ -12,9 +12,10 @@ from io import BytesIO
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from jinja2 import Environment, StrictUndefined, Template
+from markupsafe import Markup
 
 from ..arch.summary import si
-from ..config import printable
+from ..escaping import printable, printable_lines
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -131,10 +132,17 @@ def to_png(image: Tensor) -> bytes:
 
 @cache
 def _template() -> Template:
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_finalized
+    )
     environment.filters |= {"percent": _percent, "duration": _duration, "cell": _cell, "si": si, "uri": _uri}
     environment.filters |= {"heading": _heading, "printable": printable}
     return environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+
+
+def _finalized(value: object) -> object:
+    """Escape control characters in each text of the template, but for line feeds; jinja2 then escapes markup."""
+    return printable_lines(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _columns(history: Sequence[Row]) -> list[str]:

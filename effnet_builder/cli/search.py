@@ -15,6 +15,7 @@ from ..arch.summary import align, si
 from ..config import ConfigError, Mark, Problem
 from ..files import write_atomic
 from ..train.recipe import Recipe
+from ..train.stopping import SIGNALS
 from .compose import check_arithmetic, choose, validation_accuracy
 from .console import EXIT_FAILURE, echo, fail
 from .train import choose_recipe, recipe_changes
@@ -55,7 +56,9 @@ def search_train(
     """
     name = study_name or f"{spec.name}-{data.partition(':')[0]}"
     storage = study or str(Path("runs") / f"{name}.study")
-    signal.signal(signal.SIGTERM, _terminate)
+    for one in SIGNALS:
+        if one is not signal.SIGINT and signal.getsignal(one) is not signal.SIG_IGN:
+            signal.signal(one, _terminate)
     try:
         _train_and_rank(
             spec, (step, tolerance), data, choose_recipe(recipe, data, recipe_changes(epochs)), storage, name, device
@@ -66,9 +69,10 @@ def search_train(
         raise fail(f"interrupted; {_KEPT}", 128 + signal.SIGINT) from None
 
 
-def _terminate(*_: object) -> None:
+def _terminate(number: int, _: object) -> None:
     # Not typer.Exit: the signal may arrive inside a library, and some catch every Exception.
-    raise SystemExit(fail(f"terminated; {_KEPT}", 128 + signal.SIGTERM).exit_code)
+    said = "terminated" if number == signal.SIGTERM else f"stopped by {signal.Signals(number).name}"
+    raise SystemExit(fail(f"{said}; {_KEPT}", 128 + number).exit_code)
 
 
 def _train_and_rank(

@@ -104,8 +104,9 @@ def train_arch(
 ) -> None:
     """Train the network of a YAML spec, and test it.
 
-    The classifier gets one output for each class of the data. Ctrl-C and SIGTERM let the step end and save the run, a
-    second one stops at once. The run directory holds spec, recipe, checkpoints, metrics, the weights and a report.
+    The classifier gets one output for each class of the data. Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU
+    finish the step and save the run; a second Ctrl-C or SIGTERM stops at once.
+    The run directory holds spec, recipe, checkpoints, metrics, the weights and a report.
 
     \b
     train-arch efficientnet-pico

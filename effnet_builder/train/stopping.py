@@ -1,6 +1,8 @@
-"""SIGINT and SIGTERM: the first lets the step end and the run be saved, the second stops at once.
+"""Signals that ask a run to stop: the step ends, the run is saved, and the exit code is 128 + the signal's number.
 
-Before the first step there is nothing to save, and the first one stops at once.
+Ctrl-C and SIGTERM; SIGHUP of a terminal or an ssh connection that is gone; SIGUSR1, SIGUSR2 and SIGXCPU, with which
+schedulers announce the end of a job's time (SLURM's `--signal`). Before the first step there is nothing to save, and
+the first one stops at once.
 """
 
 from __future__ import annotations
@@ -9,10 +11,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from .processes import Processes
+if TYPE_CHECKING:
+    from .processes import Processes
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_URGENT = (signal.SIGINT, signal.SIGTERM)  # a second one stops at once
+# A terminal sends SIGHUP to its shell, which sends it again; the system repeats SIGXCPU every second.
+_REPEATED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+SIGNALS = (*_URGENT, *_REPEATED)
 
 
 class Stopped(Exception):  # noqa: N818
@@ -39,11 +46,13 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take note of the first signal instead of dying of it; the second raises SystemExit(128 + its number).
+        """Take note of the first signal instead of dying of it.
 
-        Where it is to stop at once, the first one does.
+        A second SIGINT or SIGTERM raises SystemExit(128 + its number), and any signal does if it is to stop at once.
+        What was ignored at the start, as `nohup` ignores SIGHUP, stays ignored.
         """
-        before = {one: signal.signal(one, self._note) for one in SIGNALS}
+        heard = [one for one in SIGNALS if one in _URGENT or signal.getsignal(one) is not signal.SIG_IGN]
+        before = {one: signal.signal(one, self._note) for one in heard}
         try:
             yield
         finally:
@@ -51,6 +60,8 @@ class StopRequest:
                 signal.signal(one, handler)
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        if self._received and not self.at_once and number in _REPEATED:
+            return
         if self._received or self.at_once:
             self.signal = signal.Signals(number)
             # Not KeyboardInterrupt: it may arrive inside a library, and some catch every Exception.

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from .encoded import Encoded, Streamed, decode_rows
 from .images import DataError
+from .stopping import SIGNALS
 
 # Forked: a worker starts in milliseconds, loads no libraries of its own, and shares memory that is no part of /dev/shm,
 # which containers keep small. It runs Pillow and NumPy only: no thread of torch, no CUDA.
 _FORK = multiprocessing.get_context("fork")
-_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 _GRACE = 5.0  # seconds for a process that was killed to be gone
 
 
@@ -50,7 +50,7 @@ class Worker:
         arguments = (self.files, self.images, theirs, self.connection)
         self.process = _FORK.Process(target=_serve, args=arguments, name="images", daemon=True)
         # Held back until the child has its own answers: before, it has the parent's, and a copy of all that is open.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self.process.start()
         finally:
@@ -121,9 +121,9 @@ def _kill(process: BaseProcess, ended: threading.Event | None = None) -> None:
 
 def _serve(files: Encoded, images: np.ndarray, connection: Connection, parents: Connection) -> None:
     """Answer each array of rows with None, or with what is wrong, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to every process, and the parent says when to end
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    for number in SIGNALS:  # they go to every process of a terminal or a job, and the parent says when to end
+        signal.signal(number, signal.SIG_DFL if number is signal.SIGTERM else signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     parents.close()
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -30,18 +30,12 @@ def own_new(target: Path, owned: ExitStack) -> Run:
 
     Raises OSError, also if something is there already.
     """
-    run = create(target)
-    owned.enter_context(owning(run))
-    owned.enter_context(removed_if_empty(run))
-    return run
+    return _own_made(create(target), owned)
 
 
 def own_next(folder: Path, name: str, owned: ExitStack) -> Run:
     """Make `folder/name-1`, or the first number that is free, as `own_new` does. Raises OSError."""
-    run = create_next(folder, name)
-    owned.enter_context(owning(run))
-    owned.enter_context(removed_if_empty(run))
-    return run
+    return _own_made(create_next(folder, name), owned)
 
 
 def own_either(target: Path, owned: ExitStack, patience: float = 0) -> Run:
@@ -64,6 +58,17 @@ def own_either(target: Path, owned: ExitStack, patience: float = 0) -> Run:
         if made:
             owned.enter_context(removed_if_empty(run))
         return run
+
+
+def _own_made(run: Run, owned: ExitStack) -> Run:
+    try:
+        owned.enter_context(owning(run))
+    except OSError:
+        with contextlib.suppress(OSError):  # another process may have it: then it is not empty
+            run.folder.rmdir()
+        raise
+    owned.enter_context(removed_if_empty(run))
+    return run
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from harness import Command, Fault, Place, command, differences
 from PIL import Image
 
 EPOCH = "effnet_builder.train.engine:end_epoch"
-SPEAK = "effnet_builder.cli.console:_shown"
+SPEAK = "effnet_builder.cli.console:printable_lines"
 PEAK = "DO import resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000)"
 
 

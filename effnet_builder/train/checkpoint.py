@@ -62,7 +62,7 @@ class Checkpoints:
 
     def left_over(self) -> Iterator[Path]:
         """Files that a killed process left half written."""
-        names = os.listdir(self.folder) if self.folder.is_dir() and not self.folder.is_symlink() else ()
+        names = os.listdir(self.folder) if os.path.isdir(self.folder) and not os.path.islink(self.folder) else ()
         for name in names:
             written = name[1:].rpartition(".")[0]
             if _NAME.fullmatch(written) and left_over(name, (written,)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -81,10 +82,11 @@ class Run:
         self.clean()
         for name in _WRITTEN - {LOCK}:
             path = self.folder / name
-            if name in _FOLDERS and not path.is_symlink():
+            if name in _FOLDERS and not os.path.islink(path):
                 shutil.rmtree(path, ignore_errors=True)
             else:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # such as a name that is too long for its folder: it is not there
+                    path.unlink()
         (self.folder / LOCK).unlink(missing_ok=True)
         self.folder.rmdir()
 

@@ -209,7 +209,7 @@ def watched(loader: Loader, count: int, expected: Tensor, harm: Callable[[], Non
     [
         (signal.SIGKILL, "SIGKILL; perhaps the memory was full"),
         (signal.SIGTERM, "SIGTERM"),
-        (signal.SIGUSR1, "SIGUSR1"),
+        (signal.SIGALRM, "SIGALRM"),
     ],
 )
 def test_a_worker_that_is_killed_is_replaced_and_nothing_is_lost(streamed: ImageSet, sent: int, name: str) -> None:

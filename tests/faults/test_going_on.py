@@ -162,3 +162,29 @@ def test_the_average_is_what_is_kept(bench: Bench, finished: Path) -> None:
 
 def _equal(one: Tensor, other: Tensor) -> bool:
     return bool((one == other).all())
+
+
+def test_another_cpu_or_another_torch_is_said(bench: Bench, stopped: Path, tmp_path: Path) -> None:
+    """In one line; the run is resumed all the same."""
+    run = Path(shutil.copytree(stopped, tmp_path / "other"))
+    written = json.loads((run / "run.json").read_text())
+    now = dict(written["environment"])
+    written["environment"] |= {"torch": "2.10.0", "cpu_capability": "SSE41"}
+    (run / "run.json").write_text(json.dumps(written))
+    ended = command(["--resume", run], tmp_path)
+    assert ended.code == 0, ended.said()
+    changes = f"torch 2.10.0 -> {now['torch']}, cpu_capability SSE41 -> {now['cpu_capability']}"
+    assert ended.err == f"the last bits may differ from those of a run that was not interrupted: {changes}\n"
+
+
+def test_a_run_is_resumed_from_another_working_directory(bench: Bench, tmp_path: Path) -> None:
+    """Though its data were named by a relative path."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    data = os.path.relpath(bench.place.images, tmp_path)
+    arguments = [data if each == f"folder:{bench.place.images}" else each for each in bench.place.start(run)]
+    arguments[arguments.index(data)] = f"folder:{data}"
+    assert command(arguments, tmp_path, Fault(STEP, 10, "SIGKILL")).code == -signal.SIGKILL
+    ended = command(["--resume", run], elsewhere)
+    assert (ended.code, ended.err) == (0, ""), ended.said()
+    assert not differences(run, bench.expected)
